@@ -1,0 +1,1 @@
+"""From the built data set to batches of tensors."""

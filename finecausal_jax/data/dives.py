@@ -1,0 +1,209 @@
+"""Random access to a built FineDiving-HM data set: one row a dive, images as stored JPEG bytes.
+
+The builder in `tfds_finecausal` writes two things per split: array_record shards with the images,
+and a table without pixels in the data set's metadata. `DiveSource` reads both. Choosing exemplars,
+counting dives and reporting scores need the table only, so they never touch an image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+DATASET_NAME = "finediving_hm"
+DATASET_VERSION = "1.0.0"
+SPLITS = ("train", "test")
+TABLE_KEY = "dives"  # key of the table in the builder's metadata
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DiveInfo:
+    """Everything known about one dive except its pixels.
+
+    Attributes:
+      competition: name of the competition, the first half of the dive's key.
+      index: number of the dive in its competition, the second half of the key.
+      dive_number: FINA dive number in lower case, such as `407c`.
+      score: final score in points (execution times difficulty).
+      difficulty: degree of difficulty, 1.5 to 4.1 in the real release.
+      frame_numbers: int64 [n], numbers of the frames in the untrimmed broadcast, ascending.
+      frame_labels: int64 [n], sub-action label (1..42) of each frame.
+      judge_scores: one mark a judge in points, 0 to 10; empty where the release has none.
+      sub_action_names: names of the dive's sub-actions, in order.
+      transit_frames: frame numbers at which the annotation changes sub-action.
+    """
+
+    competition: str
+    index: int
+    dive_number: str
+    score: float
+    difficulty: float
+    frame_numbers: np.ndarray
+    frame_labels: np.ndarray
+    judge_scores: tuple[float, ...] = ()
+    sub_action_names: tuple[str, ...] = ()
+    transit_frames: tuple[int, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """The dive's name in every annotation table: (competition, index)."""
+        return (self.competition, self.index)
+
+    @property
+    def completeness(self) -> float:
+        """Score over difficulty, in points (0 to 30 where three marks count)."""
+        return self.score / self.difficulty
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the row with plain Python values, ready for `json.dump`."""
+        row = dataclasses.asdict(self)
+        row["frame_numbers"] = self.frame_numbers.tolist()
+        row["frame_labels"] = self.frame_labels.tolist()
+        return row
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> DiveInfo:
+        """Returns the row written by `to_json`."""
+        return cls(
+            competition=str(row["competition"]),
+            index=int(row["index"]),
+            dive_number=str(row["dive_number"]),
+            score=float(row["score"]),
+            difficulty=float(row["difficulty"]),
+            frame_numbers=np.asarray(row["frame_numbers"], np.int64),
+            frame_labels=np.asarray(row["frame_labels"], np.int64),
+            judge_scores=tuple(float(mark) for mark in row["judge_scores"]),
+            sub_action_names=tuple(str(name) for name in row["sub_action_names"]),
+            transit_frames=tuple(int(frame) for frame in row["transit_frames"]),
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dive:
+    """One dive with its images, still encoded.
+
+    Attributes:
+      info: the dive's row of the table.
+      frames: one JPEG file's bytes a frame, in the order of `info.frame_numbers`.
+      masks: one JPEG file's bytes a frame, same order; grey or RGB, as the release stores them.
+    """
+
+    info: DiveInfo
+    frames: tuple[bytes, ...]
+    masks: tuple[bytes, ...]
+
+
+class DiveSource:
+    """Random access to the dives of one split of a built data set.
+
+    Safe to pickle and to read from several threads: files open on the first read, so a Grain
+    worker process opens its own.
+
+    Args:
+      data_dir: the folder the data set was built into (it holds `finediving_hm/`).
+      split: `"train"` or `"test"`.
+
+    Raises:
+      ValueError: the split's name is unknown, no finished data set is there, its table and its
+        records disagree, or the split is empty.
+    """
+
+    def __init__(self, data_dir: str | pathlib.Path, split: str):
+        if split not in SPLITS:
+            raise ValueError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
+        self.data_dir = pathlib.Path(data_dir)
+        self.split = split
+        folder = self.data_dir / DATASET_NAME / DATASET_VERSION
+        rows, self._shards, count = _read_table(folder, split)
+        self.infos: tuple[DiveInfo, ...] = tuple(DiveInfo.from_json(row) for row in rows)
+        if not self.infos or not count:
+            raise ValueError(
+                f"the {split} split of {folder} is empty; expected at least one dive: check "
+                f"Annotations/{split}_split.pkl of the release (or what was skipped) and build "
+                "again"
+            )
+        if len(self.infos) != count:
+            raise ValueError(
+                f"the {split} split of {folder} has {count} records but its table lists "
+                f"{len(self.infos)} dives: delete that folder and build again"
+            )
+        self._records: Any = None
+        self._parser: Any = None
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+    def __iter__(self) -> Iterator[Dive]:
+        return (self[row] for row in range(len(self)))
+
+    def __getitem__(self, row: int) -> Dive:
+        """Returns the dive of `infos[row]` with its encoded images; nothing is decoded."""
+        row = operator.index(row)
+        if not 0 <= row < len(self.infos):
+            raise IndexError(f"row {row} of the {self.split} split, which has {len(self)} dives")
+        if self._records is None:
+            self._open()
+        example = self._parser.parse_example(self._records[row])
+        info = self.infos[row]
+        stored = (example["competition"].decode(), example["index"])
+        if stored != info.key:
+            raise ValueError(
+                f"record {row} of the {self.split} split in {self.data_dir} is dive {stored}, its "
+                f"table says {info.key}: the files were mixed up, delete the folder and build again"
+            )
+        return Dive(info, tuple(example["frames"]), tuple(example["masks"]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_records": None, "_parser": None}
+
+    def __repr__(self) -> str:
+        # Grain writes the source's repr into its checkpoints and refuses another one on restore,
+        # so it must not hold an address.
+        return f"DiveSource(split={self.split!r}, dives={len(self)})"
+
+    def _open(self) -> None:
+        """Opens the shards and makes a parser for the stored bytes of the images."""
+        from array_record.python import array_record_data_source
+        from tensorflow_datasets.core import example_parser, features
+
+        spec = features.FeaturesDict(
+            {
+                "competition": features.Text(),
+                "index": np.int64,
+                "frames": features.Sequence(features.Image()),
+                "masks": features.Sequence(features.Image()),
+            }
+        )
+        self._parser = example_parser.ExampleParserNp(spec.get_serialized_info())
+        self._records = array_record_data_source.ArrayRecordDataSource(list(self._shards))
+
+
+def _read_table(
+    folder: pathlib.Path, split: str
+) -> tuple[list[Mapping[str, Any]], tuple[str, ...], int]:
+    """Returns the split's rows, its shards as `path[first:end]`, and its number of records."""
+    if not (folder / "dataset_info.json").is_file():
+        raise ValueError(
+            f"no built data set in {folder}: run `python launch.py build --config=CONFIG "
+            "--workdir=DIR` first (config.data.manual_dir is the release, config.data.data_dir "
+            "where the data set goes)"
+        )
+    import tensorflow_datasets as tfds
+
+    info = tfds.builder_from_directory(folder).info
+    table = (info.metadata or {}).get(TABLE_KEY)
+    if table is None:
+        raise ValueError(
+            f"the data set in {folder} has no {TABLE_KEY!r} table in metadata.json: it was built "
+            "by other code, delete that folder and build again"
+        )
+    if split not in info.splits or not info.splits[split].num_examples:
+        return list(table.get(split, [])), (), 0
+    instructions = info.splits[split].file_instructions
+    shards = tuple(f"{one.filename}[{one.skip}:{one.skip + one.take}]" for one in instructions)
+    return list(table.get(split, [])), shards, info.splits[split].num_examples
