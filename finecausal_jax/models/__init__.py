@@ -1,0 +1,1 @@
+"""The network, as pure Flax Linen modules: one family of layers a file."""

@@ -1,0 +1,206 @@
+"""Convolutions and pools, and the one place that decides how each platform computes them.
+
+XLA's CPU backend computes 3-D convolutions, and above all their gradients, many times slower than
+the 2-D ones it hands to Eigen, so there a 3-D convolution is a sum over its temporal taps of 2-D
+convolutions. GPUs and TPUs get the direct form. The choice is made while lowering
+(`jax.lax.platform_dependent`), so one jitted function serves every platform and can be compiled
+for hardware that is not there.
+
+Max pooling is a maximum over shifted slices on every platform: its gradient is dense, whereas that
+of `reduce_window` is a select-and-scatter, slow on a CPU and refused by XLA on a GPU in
+deterministic mode.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Padding = Sequence[tuple[int, int]]
+
+
+def convolve(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Padding) -> jax.Array:
+    """Cross-correlates channels-last signals of 1, 2 or 3 spatial dimensions with a kernel.
+
+    Args:
+      x: [n, *space, i], floating point.
+      kernel: [*window, i, o], same dtype.
+      stride: one step per spatial dimension.
+      padding: zeros (before, after) per spatial dimension.
+
+    Returns:
+      [n, *space_out, o] in the dtype of `x`.
+    """
+    dims = kernel.ndim - 2
+    stride, padding = tuple(stride), tuple(padding)
+    if all(size == 1 for size in kernel.shape[:dims]) and not any(a or b for a, b in padding):
+        # A pointwise convolution is a matrix product, which every backend does best.
+        picked = x[(slice(None), *(slice(None, None, step) for step in stride))]
+        return picked @ kernel.reshape(kernel.shape[dims:])
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=lambda x, kernel: _on_cpu(x, kernel, stride, padding),
+        default=lambda x, kernel: _direct(x, kernel, stride, padding),
+    )
+
+
+def upsample(x: jax.Array, kernel: jax.Array, stride: Sequence[int]) -> jax.Array:
+    """Transposed convolution whose kernel is twice its stride, as a dense 2-tap convolution.
+
+    Equal to PyTorch's `ConvTranspose3d(kernel=2 * stride, stride=stride, padding=stride / 2)`:
+    every block of `stride` outputs depends on two neighbouring inputs per axis, so the blocks are
+    the channels of a convolution of size 2, which depth-to-space lays out. No zeros are multiplied,
+    unlike with `lhs_dilation`, whose gradients are slow on every backend.
+
+    Args:
+      x: [n, t, h, w, i].
+      kernel: [2 st, 2 sh, 2 sw, i, o], indexed by the offset of the output (not flipped).
+      stride: (st, sh, sw), each even.
+
+    Returns:
+      [n, t st, h sh, w sw, o].
+    """
+    taps = tuple(stride)
+    n, *space, _ = x.shape
+    i, o = kernel.shape[3:]
+    st, sh, sw = taps
+    # Output block m is x[m - 1] . kernel[stride:] + x[m] . kernel[:stride] along each axis.
+    split = kernel.reshape(2, st, 2, sh, 2, sw, i, o)[::-1, :, ::-1, :, ::-1]
+    blocks_kernel = split.transpose(0, 2, 4, 6, 1, 3, 5, 7).reshape(2, 2, 2, i, st * sh * sw * o)
+    blocks = convolve(x, blocks_kernel, (1, 1, 1), ((1, 1),) * 3)  # [n, t+1, h+1, w+1, st sh sw o]
+    t, h, w = (size + 1 for size in space)
+    full = blocks.reshape(n, t, h, w, st, sh, sw, o).transpose(0, 1, 4, 2, 5, 3, 6, 7)
+    full = full.reshape(n, t * st, h * sh, w * sw, o)
+    crop = tuple(slice(s // 2, s // 2 + size * s) for s, size in zip(taps, space, strict=True))
+    return full[(slice(None), *crop)]
+
+
+def max_pool(
+    x: jax.Array, window: Sequence[int], stride: Sequence[int], padding: Padding, *, ceil: bool = False
+) -> jax.Array:
+    """Max pooling over the spatial dimensions of a channels-last array.
+
+    Args:
+      x: [n, *space, c].
+      window: size per spatial dimension.
+      stride: step per spatial dimension.
+      padding: zeros (before, after) per spatial dimension. Parity: the reference pads its pools
+        with zeros, not with minus infinity; after a ReLU only empty windows could tell.
+      ceil: also keep a last, partial window (PyTorch's `ceil_mode`).
+
+    Returns:
+      [n, *space_out, c].
+    """
+    for axis, (size, step, pad) in enumerate(zip(window, stride, padding, strict=True), start=1):
+        x = _max_along(x, axis, size, step, pad, ceil)
+    return x
+
+
+def _max_along(
+    x: jax.Array, axis: int, size: int, step: int, pad: tuple[int, int], ceil: bool
+) -> jax.Array:
+    if size == 1 and step == 1:
+        return x
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = pad
+    x = jnp.pad(x, widths)
+    length = x.shape[axis]
+    count = (length - size) // step + 1
+    if ceil and (count - 1) * step + size < length:
+        count += 1
+        missing = (count - 1) * step + size - length
+        widths[axis] = (0, missing)
+        x = jnp.pad(x, widths, constant_values=-jnp.inf)
+    last = (count - 1) * step + 1
+    result = lax.slice_in_dim(x, 0, last, step, axis)
+    for offset in range(1, size):
+        result = jnp.maximum(result, lax.slice_in_dim(x, offset, offset + last, step, axis))
+    return result
+
+
+def _direct(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Padding) -> jax.Array:
+    space = "DHW"[3 - (kernel.ndim - 2) :]
+    numbers = (f"N{space}C", f"{space}IO", f"N{space}C")
+    return lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=numbers)
+
+
+def _on_cpu(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Padding) -> jax.Array:
+    if _is_stem(kernel, stride):
+        x, kernel = _space_to_depth(x, kernel, padding)
+        stride, padding = (1,) * len(stride), ((0, 0),) * len(stride)
+    if kernel.ndim < 5:
+        return _direct(x, kernel, stride, padding)
+    return _sum_of_planar(x, kernel, stride, padding)
+
+
+def _sum_of_planar(
+    x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Padding
+) -> jax.Array:
+    """A 3-D convolution as a sum over its temporal taps of 2-D convolutions."""
+    x = jnp.pad(x, ((0, 0), padding[0], (0, 0), (0, 0), (0, 0)))
+    n, length = x.shape[:2]
+    count = (length - kernel.shape[0]) // stride[0] + 1
+    last = (count - 1) * stride[0] + 1
+
+    def tap(offset: int) -> jax.Array:
+        planes = lax.slice_in_dim(x, offset, offset + last, stride[0], axis=1)
+        planes = planes.reshape(n * count, *x.shape[2:])
+        return _direct(planes, kernel[offset], stride[1:], padding[1:])
+
+    total = tap(0)
+    for offset in range(1, kernel.shape[0]):
+        total = total + tap(offset)
+    return total.reshape(n, count, *total.shape[1:])
+
+
+def _is_stem(kernel: jax.Array, stride: Sequence[int]) -> bool:
+    """Whether this is a first layer: few channels and stride 2, where space-to-depth pays."""
+    return kernel.shape[-2] <= 4 and all(step == 2 for step in stride)
+
+
+def _space_to_depth(
+    x: jax.Array, kernel: jax.Array, padding: Padding
+) -> tuple[jax.Array, jax.Array]:
+    """Turns a stride-2 convolution of few channels into a stride-1 one of 2**dims times as many.
+
+    Exact: the kernel is padded with zeros to an even size. With 3 input channels the CPU kernels
+    are starved; with 24 they are not.
+    """
+    dims = kernel.ndim - 2
+    outs = [
+        (size + sum(pad) - window) // 2 + 1
+        for size, pad, window in zip(x.shape[1:-1], padding, kernel.shape[:dims], strict=True)
+    ]
+    windows = [window + window % 2 for window in kernel.shape[:dims]]
+    kernel = jnp.pad(
+        kernel, [(0, w - k) for w, k in zip(windows, kernel.shape[:dims], strict=True)] + [(0, 0)] * 2
+    )
+    needed = [2 * (out - 1) + window for out, window in zip(outs, windows, strict=True)]
+    x = jnp.pad(
+        x,
+        [(0, 0)]
+        + [
+            (pad[0], max(0, need - size - pad[0]))
+            for need, size, pad in zip(needed, x.shape[1:-1], padding, strict=True)
+        ]
+        + [(0, 0)],
+    )
+    x = x[(slice(None), *(slice(0, need) for need in needed))]
+    return _pair_up(x, dims, lead=1), _pair_up(kernel, dims, lead=0)
+
+
+def _pair_up(array: jax.Array, dims: int, lead: int) -> jax.Array:
+    """Moves each pair of neighbours of the `dims` axes after `lead` into the next axis."""
+    space = array.shape[lead : lead + dims]
+    split = array.reshape(
+        *array.shape[:lead], *(part for size in space for part in (size // 2, 2)), *array.shape[lead + dims :]
+    )
+    halves = [lead + 2 * d for d in range(dims)]
+    pairs = [lead + 2 * d + 1 for d in range(dims)]
+    rest = list(range(lead + 2 * dims, split.ndim))
+    moved = split.transpose(*range(lead), *halves, *pairs, *rest)
+    tail = moved.shape[lead + dims :]
+    channels = 2**dims * tail[dims]
+    return moved.reshape(*array.shape[:lead], *(s // 2 for s in space), channels, *tail[dims + 1 :])

@@ -1,0 +1,138 @@
+"""The causal intervention: graph attention between original and mask-weighted window features."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+from jaxtyping import Array, Float
+
+from finecausal_jax.models.layers import Dense, LayerNorm, add_bias
+
+# Kinds of node, in the order in which the graph lists them.
+NODE_KINDS = ("query original", "exemplar original", "query fused", "exemplar fused")
+
+
+def complete_graph(nodes: int) -> jraph.GraphsTuple:
+    """All ordered pairs of distinct nodes, as a graph without features.
+
+    Args:
+      nodes: number of nodes.
+
+    Returns:
+      A graph of `nodes * (nodes - 1)` edges whose arrays are NumPy constants; put node features in
+      with `_replace(nodes=...)`.
+    """
+    target, source = np.nonzero(~np.eye(nodes, dtype=bool))
+    return jraph.GraphsTuple(
+        nodes=None,
+        edges=None,
+        senders=source.astype(np.int32),
+        receivers=target.astype(np.int32),
+        globals=None,
+        n_node=np.array([nodes], np.int32),
+        n_edge=np.array([source.size], np.int32),
+    )
+
+
+class GATv2(nn.Module):
+    """One GATv2 layer (Brody, Alon and Yahav, ICLR 2022) with concatenated heads.
+
+    For an edge from j to i: logit = att . leaky_relu(W_l x_j + b_l + W_r x_i + b_r); weights are
+    softmax over the edges into i; the output is their sum of W_l x_j + b_l, plus a bias.
+
+    Attributes:
+      features: output width a head.
+      heads: attention heads.
+      dropout: rate on the attention weights.
+      dtype: compute dtype; the softmax is float32.
+    """
+
+    features: int
+    heads: int = 4
+    dropout: float = 0.1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, graph: jraph.GraphsTuple, *, train: bool
+    ) -> tuple[jraph.GraphsTuple, Float[Array, "head n n"]]:
+        """Applies the layer.
+
+        Args:
+          graph: nodes [n, d], and edges by senders and receivers.
+          train: whether dropout is on.
+
+        Returns:
+          The graph with nodes [n, heads * features], and the weights before dropout as a matrix
+          [head, target, source], zero where there is no edge.
+        """
+        n, width = graph.nodes.shape[0], self.heads * self.features
+
+        def project(name: str) -> Float[Array, "n head d"]:
+            glorot = nn.initializers.glorot_uniform()
+            layer = Dense(width, dtype=self.dtype, kernel_init=glorot, name=name)
+            return layer(graph.nodes).reshape(n, self.heads, self.features)
+
+        source, target = project("lin_l"), project("lin_r")
+        shape = (self.heads, self.features)
+        att = self.param("att", nn.initializers.glorot_uniform(), shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (width,))
+
+        sent = source[graph.senders]  # [e, head, d]
+        hidden = jax.nn.leaky_relu(sent + target[graph.receivers], 0.2)
+        logits = jnp.einsum("ehd,hd->eh", hidden, att).astype(jnp.float32)
+        weights = jraph.segment_softmax(logits, graph.receivers, num_segments=n)
+        dropped = nn.Dropout(self.dropout, deterministic=not train)(weights).astype(self.dtype)
+        mixed = jraph.segment_sum(sent * dropped[..., None], graph.receivers, num_segments=n)
+        matrix = jnp.zeros((self.heads, n, n), jnp.float32)
+        matrix = matrix.at[:, graph.receivers, graph.senders].set(weights.T)
+        return graph._replace(nodes=add_bias(mixed.reshape(n, width), bias)), matrix
+
+
+class CausalIntervention(nn.Module):
+    """Two GATv2 layers over one graph, projected and added to the original nodes.
+
+    Attributes:
+      heads: attention heads of both layers.
+      dropout: rate on attention weights and on the first layer's output.
+      dtype: compute dtype.
+    """
+
+    heads: int = 4
+    dropout: float = 0.1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, graph: jraph.GraphsTuple, train: bool
+    ) -> tuple[Float[Array, "n d"], Float[Array, "head n n"], Float[Array, "head n n"]]:
+        """Returns corrected nodes [n, d] and both layers' weights [head, target, source]."""
+        nodes = graph.nodes
+        d = nodes.shape[-1]
+        # Hidden widths follow the input's: 1024 -> 4 x 512, then 2048 -> 4 x 256.
+        first = GATv2(2 * d // self.heads, self.heads, self.dropout, self.dtype, name="gat1")
+        second = GATv2(d // self.heads, self.heads, self.dropout, self.dtype, name="gat2")
+
+        hidden, weights1 = first(graph._replace(nodes=nodes.astype(self.dtype)), train=train)
+        dropped = nn.Dropout(self.dropout, deterministic=not train)(hidden.nodes)
+        hidden, weights2 = second(hidden._replace(nodes=jax.nn.elu(dropped)), train=train)
+        out = Dense(d, dtype=self.dtype, name="output_0")(hidden.nodes)
+        out = nn.relu(LayerNorm(self.dtype, name="output_1")(out)).astype(jnp.float32)
+        residual = self.param("residual_weight", nn.initializers.constant(0.1), (1,))
+        return out + residual[:, None] * nodes, weights1, weights2
+
+
+# One set of weights for any number of separate graphs of the same shape, [g, n, d]: a batch axis,
+# unlike one big disconnected graph, stays sharded over devices.
+_GRAPH_AXES = jraph.GraphsTuple(
+    nodes=0, edges=None, senders=None, receivers=None, globals=None, n_node=None, n_edge=None
+)
+BatchedIntervention = nn.vmap(
+    CausalIntervention,
+    in_axes=(_GRAPH_AXES, None),
+    variable_axes={"params": None},
+    split_rngs={"params": False, "dropout": True},
+)

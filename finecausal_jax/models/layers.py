@@ -1,0 +1,188 @@
+"""Blocks shared by the modules, with the reference's (PyTorch's) conventions."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from finecausal_jax.models.convolution import convolve
+
+NORM_EPSILON = 1e-5  # PyTorch's default for BatchNorm and LayerNorm
+
+
+def uniform_fan_in(fan_in: int) -> Callable[..., jax.Array]:
+    """PyTorch's initial values for linear and convolution layers: U(-1, 1) / sqrt(fan_in)."""
+    bound = fan_in**-0.5
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Conv(nn.Module):
+    """A convolution over 1, 2 or 3 spatial dimensions, channels last.
+
+    Attributes:
+      features: output channels.
+      window: kernel size per spatial dimension.
+      stride: step per spatial dimension; 1 where empty.
+      padding: zeros (before, after) per spatial dimension; none where empty.
+      use_bias: whether to add a bias.
+      dtype: compute dtype; parameters stay float32.
+      kernel_init: initial kernel; PyTorch's default where None.
+    """
+
+    features: int
+    window: tuple[int, ...]
+    stride: tuple[int, ...] = ()
+    padding: tuple[tuple[int, int], ...] = ()
+    use_bias: bool = False
+    dtype: Any = jnp.float32
+    kernel_init: Callable[..., jax.Array] | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n *space i"]) -> Float[Array, "n *space_out o"]:
+        dims, channels = len(self.window), x.shape[-1]
+        fan_in = channels
+        for size in self.window:
+            fan_in *= size
+        default = uniform_fan_in(fan_in)
+        shape = (*self.window, channels, self.features)
+        kernel = self.param("kernel", self.kernel_init or default, shape)
+        stride = self.stride or (1,) * dims
+        padding = self.padding or ((0, 0),) * dims
+        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), stride, padding)
+        if self.use_bias:
+            y = add_bias(y, self.param("bias", default, (self.features,)))
+        return y
+
+
+class Dense(nn.Module):
+    """A linear layer with PyTorch's initial values: [..., i] to [..., o]."""
+
+    features: int
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+    kernel_init: Callable[..., jax.Array] | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*lead i"]) -> Float[Array, "*lead o"]:
+        default = uniform_fan_in(x.shape[-1])
+        kernel = self.param("kernel", self.kernel_init or default, (x.shape[-1], self.features))
+        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        if self.use_bias:
+            y = add_bias(y, self.param("bias", default, (self.features,)))
+        return y
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm over the last axis, computed in float32 whatever the compute dtype."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*lead d"]) -> Float[Array, "*lead d"]:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        x = x.astype(jnp.float32)
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        var = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+        return _affine(centred * jax.lax.rsqrt(var + NORM_EPSILON), scale, bias).astype(self.dtype)
+
+
+class BatchNorm(nn.Module):
+    """BatchNorm as PyTorch does it: the running variance takes the unbiased estimate.
+
+    (Flax's own layer keeps the biased one, so its running statistics drift from the reference's.)
+
+    With `runs` > 1 the leading axis holds that many equal groups, each normalised by its own
+    statistics, and the running ones are updated once a group, in order: what the reference gets by
+    calling a module first on the queries and then on the exemplars, at the price of one call.
+
+    Attributes:
+      momentum: weight of the new statistics (PyTorch's sense of the word).
+      dtype: dtype of the result; statistics are float32.
+    """
+
+    momentum: float = 0.1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n *space c"], *, train: bool, runs: int = 1
+    ) -> Float[Array, "n *space c"]:
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
+
+        if not train:
+            factor = scale * jax.lax.rsqrt(running_var.value + NORM_EPSILON)
+            shift = bias - running_mean.value * factor
+            return _affine(x.astype(jnp.float32), factor, shift).astype(self.dtype)
+
+        grouped = x.astype(jnp.float32).reshape(runs, -1, channels)
+        mean = jnp.mean(grouped, axis=1, keepdims=True)  # [runs, 1, c]
+        centred = grouped - mean
+        var = jnp.mean(jnp.square(centred), axis=1, keepdims=True)
+        if not self.is_initializing():
+            count = grouped.shape[1]
+            unbiased = var * (count / max(1, count - 1))
+            for run in range(runs):
+                for running, new in ((running_mean, mean), (running_var, unbiased)):
+                    running.value += self.momentum * (new[run, 0] - running.value)
+        y = _affine(centred * jax.lax.rsqrt(var + NORM_EPSILON), scale, bias)
+        return y.reshape(x.shape).astype(self.dtype)
+
+
+class DoubleConv(nn.Module):
+    """Twice a 1-D convolution of size 3, BatchNorm and ReLU: [n, l, i] to [n, l, features]."""
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n l i"], *, train: bool, runs: int = 1
+    ) -> Float[Array, "n l o"]:
+        for layer in (1, 2):
+            conv = Conv(
+                self.features,
+                (3,),
+                padding=((1, 1),),
+                use_bias=True,
+                dtype=self.dtype,
+                name=f"conv{layer}",
+            )
+            norm = BatchNorm(dtype=self.dtype, name=f"norm{layer}")
+            x = nn.relu(norm(conv(x), train=train, runs=runs))
+        return x
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them, named `layer1`, `layer2`, ... as in the reference."""
+
+    widths: Sequence[int]
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*lead i"]) -> Float[Array, "*lead o"]:
+        for index, width in enumerate(self.widths, start=1):
+            x = Dense(width, dtype=self.dtype, name=f"layer{index}")(x)
+            if index < len(self.widths):
+                x = nn.relu(x)
+        return x
+
+
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """Adds [c] to [..., c] in the dtype of `x`; ranks are matched by hand, never promoted."""
+    return x + jnp.expand_dims(bias.astype(x.dtype), range(x.ndim - 1))
+
+
+def _affine(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    return add_bias(x * jnp.expand_dims(scale, range(x.ndim - 1)), bias)
