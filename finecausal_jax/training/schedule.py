@@ -20,7 +20,7 @@ class Schedule:
     """The reference's schedule; the defaults are its full-size setting.
 
     Attributes:
-      iterations_per_epoch: micro-batches an epoch; 1126 on the real data (2251 dives, 2 pairs each).
+      iterations_per_epoch: micro-batches an epoch; 1126 on the real data (2251 dives by 2).
       base_lr: highest rate of every module but `base_model`.
       lr_factor: lowest rate as a share of `base_lr`.
       warmup_epochs: epochs of the linear rise; 0 for none.

@@ -1,0 +1,1 @@
+"""Scoring a split with several exemplars a dive, its metrics, baselines and reports."""
