@@ -1,0 +1,227 @@
+"""Batches for training and evaluation, loaded with Grain.
+
+A batch is planned before it is loaded: Grain's shuffle lists (epoch, row) in an order fixed by the
+seed, the list is cut into global batches, and only then are dives read and decoded. All random
+choices are keyed by (seed, epoch, dive), see `seeding`. So worker processes and hosts share out the
+work without changing a single pixel: N hosts together load what one would.
+
+Where the work happens: `workers=0` decodes in one background thread of this process, which suits
+small machines, since decoding and XLA would otherwise fight for the same cores. More workers are
+processes, each preparing whole batches; they start by importing the main module, so a script that
+uses them needs `if __name__ == "__main__":`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import grain
+import numpy as np
+
+from finecausal_jax.data import exemplars, preprocessing, seeding
+from finecausal_jax.data.batches import Batches
+from finecausal_jax.data.dives import Dive, DiveInfo
+from finecausal_jax.data.preprocessing import Preprocessing, Video
+
+# Grain's `repeat()` without a number overflows `len` after `batch`. Its shuffle has this many
+# different epochs.
+_ENDLESS = 2**32
+
+
+@runtime_checkable
+class Dives(Protocol):
+    """What the pipeline needs of a data source; `dives.DiveSource` is the usual one."""
+
+    infos: tuple[DiveInfo, ...]
+
+    def __getitem__(self, row: int) -> Dive: ...
+
+
+def training_batches(
+    source: Dives,
+    settings: Preprocessing,
+    *,
+    batch_size: int,
+    seed: int,
+    epochs: int | None = None,
+    workers: int = 0,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> Batches:
+    """Returns pairs of a query and an exemplar, reshuffled every epoch.
+
+    Each epoch visits every dive once as a query. Batches run on across epochs, so no dive is
+    dropped; where `epochs` passes do not fill the last batch, the first dives of the next one do.
+
+    Args:
+      source: the training dives.
+      settings: sizes of a video.
+      batch_size: pairs in a batch over all hosts together.
+      seed: fixes the order, the exemplars, and each video's end, flip and crop.
+      epochs: passes over the data; None never ends.
+      workers: processes that prepare batches; 0 uses a thread of this process.
+      shard_index: number of this host, 0..shard_count-1.
+      shard_count: hosts that share each batch; it must divide `batch_size`.
+
+    Returns:
+      Iterator of {"query": video, "exemplar": video}; a video is a dict of arrays whose first axis
+      is `b` = batch_size // shard_count: "frames" uint8 [b, t, h, w, 3], "mask" uint8
+      [b, t, h, w], "transitions" int32 [b, 2] (frames), "completeness" float32 [b] (points),
+      "difficulty" float32 [b], "row" int32 [b] (of `source.infos`).
+
+    Raises:
+      ValueError: an argument is out of range or the source is empty. While iterating: a dive
+        cannot be used; the text names it.
+    """
+    dives = _count(source, "training")
+    _check_at_least(1, batch_size=batch_size, shard_count=shard_count)
+    _check_at_least(0, seed=seed, workers=workers)
+    if epochs is not None:
+        _check_at_least(1, epochs=epochs)
+    if not 0 <= shard_index < shard_count:
+        raise ValueError(
+            f"shard_index must be 0..{shard_count - 1} (shard_count is {shard_count}), "
+            f"got {shard_index}"
+        )
+    if batch_size % shard_count:
+        raise ValueError(
+            f"batch_size counts all hosts together and must be divisible by shard_count "
+            f"({shard_count}), got {batch_size}"
+        )
+    share = batch_size // shard_count
+    load = _LoadPairs(source, settings, seed, slice(shard_index * share, (shard_index + 1) * share))
+    batches = (
+        grain.MapDataset.range(dives)
+        .map_with_index(functools.partial(_with_epoch, dives))
+        # Grain shuffles epoch e with seed + e: neighbouring seeds would share most orders.
+        .shuffle(seed=seeding.digest("order", seed) % 2**32)
+        .repeat(_ENDLESS)
+        .batch(batch_size, batch_fn=list)
+    )
+    if epochs is not None:
+        batches = batches[: -(-dives * epochs // batch_size)]
+    identity = {"seed": int(seed), "batch_size": int(batch_size), "dives": dives}
+    return Batches(batches.map(load), workers, identity)
+
+
+def evaluation_videos(
+    source: Dives,
+    settings: Preprocessing,
+    rows: Sequence[int],
+    *,
+    batch_size: int,
+    workers: int = 0,
+) -> Batches:
+    """Returns the videos of the given rows, in that order, none dropped.
+
+    Args:
+      source: the dives.
+      settings: sizes of a video.
+      rows: rows of `source.infos`.
+      batch_size: videos in a batch. The last batch is filled with copies of its last video.
+      workers: processes that prepare batches; 0 uses a thread of this process.
+
+    Returns:
+      Iterator of dicts as the videos of `training_batches`, b = batch_size, and "valid" bool [b],
+      False for the copies that fill the last batch.
+
+    Raises:
+      ValueError: an argument is out of range. While iterating: a dive cannot be used; the text
+        names it.
+    """
+    dives = _count(source, "evaluation")
+    _check_at_least(1, batch_size=batch_size)
+    _check_at_least(0, workers=workers)
+    rows = [int(row) for row in rows]
+    wrong = [row for row in rows if not 0 <= row < dives]
+    if wrong:
+        raise ValueError(f"rows to evaluate must be 0..{dives - 1}, got {wrong[:5]}")
+    load = _LoadVideos(source, settings, tuple(rows), batch_size)
+    batches = grain.MapDataset.range(-(-len(rows) // batch_size)).map(load)
+    identity = {
+        "batch_size": int(batch_size),
+        "dives": len(rows),
+        "rows": seeding.digest("rows", rows) % 2**32,
+    }
+    return Batches(batches, workers, identity)
+
+
+@dataclasses.dataclass(frozen=True)
+class _LoadPairs(grain.transforms.Map):
+    """Loads this host's share of a batch, given as [(epoch, row of the query), ...]."""
+
+    source: Dives
+    settings: Preprocessing
+    seed: int
+    share: slice
+
+    def map(self, element: list[tuple[int, int]]) -> dict[str, Any]:
+        queries, partners = [], []
+        for epoch, row in element[self.share]:
+            partner = exemplars.training_exemplar(
+                self.source.infos, row, seed=self.seed, epoch=epoch
+            )
+            key = self.source.infos[row].key
+            for role, chosen, videos in (("query", row, queries), ("exemplar", partner, partners)):
+                # Keyed by role too: a dive that is its own exemplar comes with another crop.
+                rng = seeding.generator("video", self.seed, epoch, key, role)
+                cut = functools.partial(
+                    preprocessing.training_video, settings=self.settings, rng=rng
+                )
+                videos.append(_load(self.source, chosen, cut))
+        return {"query": _stack(queries), "exemplar": _stack(partners)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _LoadVideos(grain.transforms.Map):
+    """Loads the evaluation batch of a number, the last one padded."""
+
+    source: Dives
+    settings: Preprocessing
+    rows: tuple[int, ...]
+    batch_size: int
+
+    def map(self, element: int) -> dict[str, np.ndarray]:
+        rows = self.rows[element * self.batch_size : (element + 1) * self.batch_size]
+        cut = functools.partial(preprocessing.evaluation_video, settings=self.settings)
+        videos = [_load(self.source, row, cut) for row in rows]
+        padding = self.batch_size - len(videos)
+        batch = _stack(videos + videos[-1:] * padding)
+        batch["valid"] = np.arange(self.batch_size) < len(videos)
+        return batch
+
+
+def _load(source: Dives, row: int, prepare: Callable[[Dive], Video]) -> dict[str, Any]:
+    dive = source[row]
+    video = prepare(dive)
+    return {
+        "frames": video.frames,
+        "mask": video.mask,
+        "transitions": video.transitions,
+        "completeness": np.float32(dive.info.completeness),
+        "difficulty": np.float32(dive.info.difficulty),
+        "row": np.int32(row),
+    }
+
+
+def _stack(videos: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    return {name: np.stack([video[name] for video in videos]) for name in videos[0]}
+
+
+def _with_epoch(dives: int, index: int, row: int) -> tuple[int, int]:
+    return index // dives, row
+
+
+def _count(source: Dives, purpose: str) -> int:
+    if not len(source.infos):
+        raise ValueError(f"the {purpose} dives are an empty split, expected at least one dive")
+    return len(source.infos)
+
+
+def _check_at_least(least: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")

@@ -1,0 +1,294 @@
+"""From a dive's encoded images to the frames, masks and transitions of one video.
+
+The steps are the reference's, in its order: sample a fixed number of frames by frame number, read
+the two transitions off their labels, flip the whole clip or not, resize with PIL's bilinear filter,
+cut one square crop for the whole clip. Images stay uint8, a quarter of the bytes of float32, until
+`normalize` and `scale_mask` turn them into the model's input inside the jitted step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image
+
+from finecausal_jax.data import sampling
+from finecausal_jax.data.dives import Dive
+
+# ImageNet's channel means and deviations, which the pretrained trunks were trained with.
+MEAN = np.array((0.485, 0.456, 0.406), np.float32)
+DEVIATION = np.array((0.229, 0.224, 0.225), np.float32)
+
+# The reference moves the last sampled frame back by up to this many frames while training.
+MAX_SHIFT = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """Sizes of a preprocessed video.
+
+    Attributes:
+      frames: frames sampled from a dive (`t` below).
+      frame_size: height and width of the square crop, pixels.
+      resize_width: width every image is resized to before cropping, pixels.
+      resize_height: height every image is resized to before cropping, pixels.
+      keep_aspect: resize to `resize_height` and to the width that keeps the aspect ratio, and crop
+        horizontally too; `resize_width` is then unused. Parity: off by default, because released
+        weights have only seen frames squeezed to 112 x 200 (width x height).
+    """
+
+    frames: int = 96
+    frame_size: int = 112
+    resize_width: int = 112
+    resize_height: int = 200
+    keep_aspect: bool = False
+
+    def __post_init__(self) -> None:
+        # Two transitions need a first frame before them.
+        for name, least in (("frames", 2), ("frame_size", 1), ("resize_width", 1)):
+            value = getattr(self, name)
+            if value < least:
+                raise ValueError(f"preprocessing {name} must be at least {least}, got {value}")
+        resized = {"resize_height": self.resize_height}
+        if not self.keep_aspect:
+            resized["resize_width"] = self.resize_width
+        for name, value in resized.items():
+            if value < self.frame_size:
+                raise ValueError(
+                    f"preprocessing {name} must be at least frame_size ({self.frame_size}), so "
+                    f"that the crop fits, got {value}: raise {name} or lower frame_size"
+                )
+
+    def resized_size(self, width: int, height: int) -> tuple[int, int]:
+        """Returns the (width, height) that an image of `width` x `height` is resized to.
+
+        Raises:
+          ValueError: the aspect ratio is to be kept and the image is too narrow for the crop.
+        """
+        if not self.keep_aspect:
+            return self.resize_width, self.resize_height
+        kept = round(width * self.resize_height / height)
+        if kept < self.frame_size:
+            raise ValueError(
+                f"an image of {width} x {height} resized to height {self.resize_height} is {kept} "
+                f"pixels wide, expected at least frame_size ({self.frame_size}): raise "
+                "resize_height, lower frame_size, or switch keep_aspect off"
+            )
+        return kept, self.resize_height
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Video:
+    """One preprocessed dive.
+
+    Attributes:
+      frames: uint8 [t, h, w, 3], RGB.
+      mask: uint8 [t, h, w], grey foreground mask of each frame.
+      transitions: int32 [2], indices into `t` where the second and the last sub-action begin.
+    """
+
+    frames: np.ndarray
+    mask: np.ndarray
+    transitions: np.ndarray
+
+
+def evaluation_video(dive: Dive, settings: Preprocessing) -> Video:
+    """Returns the dive's whole length, not flipped, cropped at the centre.
+
+    Args:
+      dive: the dive with its encoded images.
+      settings: sizes.
+
+    Raises:
+      ValueError: the dive's images, frame numbers or labels cannot be used; the text names it.
+    """
+    return _video(dive, settings, shift=0, flip=False, corner=None)
+
+
+def training_video(dive: Dive, settings: Preprocessing, rng: np.random.Generator) -> Video:
+    """Returns the dive with a random end, flip and crop, each drawn once for the whole clip.
+
+    Args:
+      dive: the dive with its encoded images.
+      settings: sizes.
+      rng: source of the four draws (end, flip, left, top); always four, so that a setting does not
+        shift the draws behind it.
+
+    Raises:
+      ValueError: as `evaluation_video`.
+    """
+    shift = -int(rng.integers(0, MAX_SHIFT, endpoint=True))
+    flip = bool(rng.random() < 0.5)
+    corner = (float(rng.random()), float(rng.random()))
+    return _video(dive, settings, shift=shift, flip=flip, corner=corner)
+
+
+def preprocess_frames(
+    frames: UInt8[np.ndarray, "t h w 3"],
+    masks: UInt8[np.ndarray, "t h w"],
+    settings: Preprocessing,
+    *,
+    flip: bool = False,
+    left: int | None = None,
+    top: int | None = None,
+) -> tuple[UInt8[np.ndarray, "t s s 3"], UInt8[np.ndarray, "t s s"]]:
+    """Flips, resizes and crops decoded images.
+
+    Args:
+      frames: uint8 [t, h, w, 3], RGB.
+      masks: uint8 [t, h, w], grey.
+      settings: sizes; `settings.frames` is not used.
+      flip: mirror left and right, before the resize.
+      left: first column of the crop in the resized image; None is the centre.
+      top: first row of the crop in the resized image; None is the centre.
+
+    Returns:
+      The frames, uint8 [t, s, s, 3], and the masks, uint8 [t, s, s], s = `settings.frame_size`.
+
+    Raises:
+      ValueError: the shapes disagree, or the crop leaves the resized image.
+    """
+    if frames.ndim != 4 or frames.shape[-1] != 3 or masks.shape != frames.shape[:3]:
+        raise ValueError(
+            "expected frames [t, h, w, 3] and masks [t, h, w] of one size, got "
+            f"{frames.shape} and {masks.shape}"
+        )
+    width, height = settings.resized_size(frames.shape[2], frames.shape[1])
+    size = settings.frame_size
+    left = (width - size) // 2 if left is None else left
+    top = (height - size) // 2 if top is None else top
+    if not (0 <= left <= width - size and 0 <= top <= height - size):
+        raise ValueError(
+            f"a crop of {size} x {size} at left {left}, top {top} leaves the resized image: "
+            f"expected left of 0..{width - size} and top of 0..{height - size}"
+        )
+    cut = _Cut(flip, (width, height), left, top, size)
+    return (
+        np.stack([cut(Image.fromarray(frame)) for frame in frames]),
+        np.stack([cut(Image.fromarray(mask)) for mask in masks]),
+    )
+
+
+def normalize(frames: UInt8[Any, "*batch 3"]) -> Float32[Any, "*batch 3"]:
+    """Returns the model's input: pixels over 255, less ImageNet's mean, over its deviation.
+
+    Args:
+      frames: uint8 [..., 3], a NumPy or JAX array (traced ones too).
+
+    Returns:
+      float32 [..., 3], about -2.1 to 2.6.
+    """
+    channels = (1,) * (frames.ndim - 1) + (3,)  # spelt out: rank promotion may be forbidden
+    scaled = frames.astype(np.float32) / np.float32(255)
+    return (scaled - MEAN.reshape(channels)) / DEVIATION.reshape(channels)
+
+
+def scale_mask(mask: UInt8[Any, "*batch"]) -> Float32[Any, "*batch"]:
+    """Returns masks (NumPy or JAX) as float32 of 0 to 1; greys, so not only the two ends."""
+    return mask.astype(np.float32) / np.float32(255)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cut:
+    """Flip, resize and crop, the same for all images of a clip."""
+
+    flip: bool
+    resized: tuple[int, int]  # width, height
+    left: int
+    top: int
+    size: int
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        if self.flip:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        # Parity: resize the whole image, then crop. Resizing only the crop is faster, but PIL then
+        # computes its filter from other numbers and may round differently.
+        pixels = np.asarray(image.resize(self.resized, Image.Resampling.BILINEAR))
+        return pixels[self.top : self.top + self.size, self.left : self.left + self.size]
+
+
+def _video(
+    dive: Dive,
+    settings: Preprocessing,
+    *,
+    shift: int,
+    flip: bool,
+    corner: tuple[float, float] | None,
+) -> Video:
+    """Decodes and prepares a dive; `corner` is the crop's place in 0..1, None the centre."""
+    info = dive.info
+    lengths = (len(info.frame_numbers), len(info.frame_labels), len(dive.frames), len(dive.masks))
+    if len(set(lengths)) != 1:
+        raise ValueError(
+            f"dive {info.key} has {lengths[0]} frame numbers, {lengths[1]} labels, {lengths[2]} "
+            f"frames and {lengths[3]} masks, expected one of each a frame: build the data set again"
+        )
+    try:
+        rows = sampling.sample_frames(info.frame_numbers, settings.frames, shift=shift)
+        if len(set(info.frame_labels[rows].tolist())) < 2:
+            # A moved end may cut off the last stage of a very short dive, which has then no
+            # transition left: such a dive keeps its end.
+            rows = sampling.sample_frames(info.frame_numbers, settings.frames)
+        transitions = sampling.label_transitions(info.frame_labels[rows])
+    except ValueError as error:
+        raise ValueError(f"dive {info.key}: {error}") from error
+
+    # Each distinct frame is decoded once; a short dive repeats the prepared pixels.
+    distinct, repeats = np.unique(rows, return_inverse=True)
+    cut = None
+    frames, masks = [], []
+    for row in distinct:
+        frame = _decode(dive, row, "frame")
+        mask = _decode(dive, row, "mask")
+        if cut is None:
+            size = frame.size
+            cut = _cut(dive, size, settings, flip, corner)
+        for kind, image in (("frame", frame), ("mask", mask)):
+            if image.size != size:
+                raise ValueError(
+                    f"dive {info.key}: {kind} {info.frame_numbers[row]:05d} is {image.size[0]} x "
+                    f"{image.size[1]}, expected {size[0]} x {size[1]} like the dive's first frame"
+                )
+        frames.append(cut(frame))
+        masks.append(cut(mask))
+    return Video(np.stack(frames)[repeats], np.stack(masks)[repeats], transitions)
+
+
+def _cut(
+    dive: Dive,
+    size: tuple[int, int],
+    settings: Preprocessing,
+    flip: bool,
+    corner: tuple[float, float] | None,
+) -> _Cut:
+    """Places the crop for images of `size` (width, height)."""
+    try:
+        width, height = settings.resized_size(*size)
+    except ValueError as error:
+        raise ValueError(f"dive {dive.info.key}: {error}") from error
+    free = (width - settings.frame_size, height - settings.frame_size)
+    if corner is None:
+        left, top = free[0] // 2, free[1] // 2
+    else:  # every place from 0 to `free` alike
+        left, top = int(corner[0] * (free[0] + 1)), int(corner[1] * (free[1] + 1))
+    return _Cut(flip, (width, height), left, top, settings.frame_size)
+
+
+def _decode(dive: Dive, row: int, kind: str) -> Image.Image:
+    """Decodes frame (RGB) or mask (one grey channel) number `row` of the dive."""
+    data = (dive.frames if kind == "frame" else dive.masks)[row]
+    mode = "RGB" if kind == "frame" else "L"
+    try:
+        # No draft mode: it lets the JPEG decoder shrink the image, which changes the pixels.
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except (OSError, SyntaxError) as error:  # what PIL raises for broken files
+        raise ValueError(
+            f"dive {dive.info.key}: {kind} {dive.info.frame_numbers[row]:05d} cannot be decoded "
+            f"({error}), expected an intact JPEG: build the data set again from an intact release"
+        ) from error
+    return image if image.mode == mode else image.convert(mode)

@@ -1,0 +1,251 @@
+"""Batches: each dive once an epoch, whatever the workers, the hosts and the interruptions."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+
+import grain
+import jax
+import numpy as np
+import pytest
+from etils import epath
+from made_dives import MadeSource, made_info
+
+from finecausal_jax.data import exemplars, pipeline, preprocessing
+from finecausal_jax.data.preprocessing import Preprocessing
+
+SMALL = Preprocessing(frames=6, frame_size=8, resize_width=10, resize_height=12)
+NUMBERS = ["107b"] * 4 + ["5253b"] * 2 + ["301c"]
+
+
+@pytest.fixture(scope="module")
+def source():
+    return MadeSource(made_info(index, number) for index, number in enumerate(NUMBERS))
+
+
+def training(source, *, batch_size=2, seed=0, **options):
+    return pipeline.training_batches(source, SMALL, batch_size=batch_size, seed=seed, **options)
+
+
+def take(iterator, count):
+    return list(itertools.islice(iterator, count))
+
+
+def assert_same(left, right):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def rows(batches):
+    return [int(row) for batch in batches for row in batch["query"]["row"]]
+
+
+# --- Training ---------------------------------------------------------------------------------
+
+
+def test_batches_hold_pairs_of_videos(source):
+    batch = next(training(source, batch_size=3))
+    assert set(batch) == {"query", "exemplar"}
+    for video in batch.values():
+        shapes = {name: (value.shape, value.dtype.name) for name, value in video.items()}
+        assert shapes == {
+            "frames": ((3, 6, 8, 8, 3), "uint8"),
+            "mask": ((3, 6, 8, 8), "uint8"),
+            "transitions": ((3, 2), "int32"),
+            "completeness": ((3,), "float32"),
+            "difficulty": ((3,), "float32"),
+            "row": ((3,), "int32"),
+        }
+        for place, row in enumerate(video["row"]):
+            info = source.infos[row]
+            assert video["completeness"][place] == np.float32(info.score / info.difficulty)
+            assert video["difficulty"][place] == info.difficulty
+            # The dive's index is in the brightness of its images (see `made_dive`).
+            assert abs(int(video["frames"][place].max()) - (255 - 4 * info.index)) <= 2
+
+
+def test_each_epoch_visits_every_dive_once_and_pairs_it(source):
+    batches = take(training(source, batch_size=2), 14)  # four epochs of seven dives
+    visited = np.array(rows(batches)).reshape(4, 7)
+    assert all(sorted(epoch) == list(range(7)) for epoch in visited.tolist())
+    assert len({tuple(epoch) for epoch in visited.tolist()}) == 4
+    partners = [int(row) for batch in batches for row in batch["exemplar"]["row"]]
+    for place, (query, partner) in enumerate(zip(visited.ravel(), partners, strict=True)):
+        assert partner == exemplars.training_exemplar(
+            source.infos, int(query), seed=0, epoch=place // 7
+        )
+
+
+def test_a_dive_that_is_its_own_exemplar_is_cut_twice(source):
+    pairs = (
+        (batch["query"]["frames"][0], batch["exemplar"]["frames"][0])
+        for batch in training(source, batch_size=1, epochs=6)
+        if batch["query"]["row"][0] == 6
+    )
+    assert any(not np.array_equal(query, exemplar) for query, exemplar in pairs)
+
+
+def test_last_batch_is_filled_from_the_next_epoch(source):
+    iterator = training(source, batch_size=4, epochs=1)
+    assert len(iterator) == 2
+    batches = list(iterator)
+    assert sorted(rows(batches)[:7]) == list(range(7))
+    assert rows(batches) == rows(take(training(source, batch_size=4), 2))
+
+
+def test_seeds_fix_the_batches(source):
+    first = take(training(source, seed=5), 4)
+    assert_same(first, take(training(source, seed=5), 4))
+    other = take(training(source, seed=6), 4)
+    assert rows(first) != rows(other)
+    # Same dive, same epoch, another seed: other draws.
+    left, right = (
+        {row: one for b in some for row, one in zip(rows([b]), b["query"]["frames"], strict=True)}
+        for some in (first[:3], other[:3])
+    )
+    both = set(left) & set(right)
+    assert any(not np.array_equal(left[row], right[row]) for row in both)
+
+
+def test_a_video_does_not_depend_on_its_batch(source):
+    def by_dive(batch_size):
+        videos = {}
+        for batch in training(source, batch_size=batch_size, epochs=1):
+            for role, video in batch.items():
+                for place, row in enumerate(rows([batch])):
+                    videos.setdefault((role, row), jax.tree.map(lambda a, i=place: a[i], video))
+        return videos
+
+    assert_same(by_dive(1), by_dive(7))
+
+
+def test_hosts_together_load_the_batch_of_one(source):
+    whole = take(training(source, batch_size=6), 3)
+    shards = [
+        take(training(source, batch_size=6, shard_index=index, shard_count=3), 3)
+        for index in range(3)
+    ]
+    together = [
+        jax.tree.map(lambda *parts: np.concatenate(parts), *parts)
+        for parts in zip(*shards, strict=True)
+    ]
+    assert_same(together, whole)
+
+
+def test_a_saved_iterator_continues_exactly(source, tmp_path):
+    iterator = training(source, batch_size=3)
+    take(iterator, 2)
+    state = json.loads(json.dumps(iterator.get_state()))
+    assert state == {"next_batch": 2, "seed": 0, "batch_size": 3, "dives": 7}
+    grain.checkpoint.CheckpointHandler().save(epath.Path(tmp_path), iterator)
+    expected = take(iterator, 3)
+
+    fresh = training(source, batch_size=3)
+    fresh.set_state(state)
+    assert_same(take(fresh, 3), expected)
+    iterator.set_state(state)  # backwards, with batches loaded ahead
+    assert_same(take(iterator, 3), expected)
+    restored = training(source, batch_size=3)
+    grain.checkpoint.CheckpointHandler().restore(epath.Path(tmp_path), restored)
+    assert_same(take(restored, 3), expected)
+    # A run may resume on another number of hosts.
+    half = training(source, batch_size=3, shard_count=3, shard_index=1)
+    half.set_state(state)
+    np.testing.assert_array_equal(
+        next(half)["query"]["frames"], expected[0]["query"]["frames"][1:2]
+    )
+
+
+def test_states_of_other_runs_are_refused(source):
+    state = training(source, batch_size=3).get_state()
+    with pytest.raises(ValueError, match="saved with batch_size 3, this one has 2"):
+        training(source, batch_size=2).set_state(state)
+    with pytest.raises(ValueError, match="saved with seed 0, this one has 1"):
+        training(source, batch_size=3, seed=1).set_state(state)
+    with pytest.raises(ValueError, match=r"has the entries \['next_index'\], expected"):
+        training(source).set_state({"next_index": 4})
+
+
+def test_worker_processes_change_nothing(source):
+    # Also: workers start no device and import neither torch nor tensorflow (see `MadeSource`).
+    plain = take(training(source, batch_size=3), 6)
+    iterator = training(source, batch_size=3, workers=2)
+    iterator.set_state({**iterator.get_state(), "next_batch": 1})
+    assert_same(take(iterator, 3), plain[1:4])
+    state = iterator.get_state()
+    iterator.close()
+    with pytest.raises(ValueError, match="was closed"):
+        next(iterator)
+    resumed = training(source, batch_size=3)
+    resumed.set_state(state)
+    assert_same(take(resumed, 2), plain[4:])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"workers": -1}, "workers must be at least 0, got -1"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"shard_count": 0}, "shard_count must be at least 1, got 0"),
+        ({"shard_index": 2, "shard_count": 2}, r"shard_index must be 0\.\.1 .*got 2"),
+        ({"batch_size": 3, "shard_count": 2}, r"divisible by shard_count \(2\), got 3"),
+    ],
+)
+def test_arguments_are_checked(source, options, message):
+    with pytest.raises(ValueError, match=message):
+        training(source, **options)
+
+
+def test_empty_splits_and_broken_dives_are_named(source):
+    with pytest.raises(ValueError, match="training dives are an empty split"):
+        training(MadeSource([]))
+    broken = MadeSource(source.infos)
+    dive = broken.dives[3]
+    broken.dives = (
+        *broken.dives[:3],
+        dataclasses.replace(dive, masks=(b"",) * 12),
+        *broken.dives[4:],
+    )
+    iterator = pipeline.evaluation_videos(broken, SMALL, range(7), batch_size=2)
+    next(iterator)
+    for _ in range(2):  # the broken batch is not skipped over
+        with pytest.raises(ValueError, match=r"dive \('Made Cup', 3\): mask 00489 cannot be dec"):
+            next(iterator)
+
+
+# --- Evaluation -------------------------------------------------------------------------------
+
+
+def test_evaluation_pads_and_drops_nothing(source):
+    chosen = [6, 0, 2, 5, 1]
+    batches = list(pipeline.evaluation_videos(source, SMALL, chosen, batch_size=2))
+    assert [batch["row"].tolist() for batch in batches] == [[6, 0], [2, 5], [1, 1]]
+    assert [batch["valid"].tolist() for batch in batches] == [[True] * 2] * 2 + [[True, False]]
+    assert all(batch["valid"].dtype == bool for batch in batches)
+    for batch in batches:
+        for place, row in enumerate(batch["row"]):
+            video = preprocessing.evaluation_video(source[row], SMALL)
+            np.testing.assert_array_equal(batch["frames"][place], video.frames)
+            np.testing.assert_array_equal(batch["mask"][place], video.mask)
+            np.testing.assert_array_equal(batch["transitions"][place], video.transitions)
+            assert batch["completeness"][place] == np.float32(source.infos[row].completeness)
+    assert list(pipeline.evaluation_videos(source, SMALL, [], batch_size=2)) == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 7, 9])
+def test_evaluation_covers_each_row_once(source, batch_size):
+    batches = list(pipeline.evaluation_videos(source, SMALL, range(7), batch_size=batch_size))
+    valid = np.concatenate([batch["row"][batch["valid"]] for batch in batches])
+    assert valid.tolist() == list(range(7))
+    assert all(len(batch["row"]) == batch_size for batch in batches)
+
+
+def test_evaluation_rows_are_checked(source):
+    with pytest.raises(ValueError, match=r"rows to evaluate must be 0\.\.6, got \[7, -1\]"):
+        pipeline.evaluation_videos(source, SMALL, [0, 7, -1], batch_size=2)
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        pipeline.evaluation_videos(source, SMALL, [0], batch_size=0)
