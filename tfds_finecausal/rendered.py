@@ -144,8 +144,12 @@ def render_release(
       The release's folder.
 
     Raises:
-      ValueError: a setting is out of range, or `output_dir` holds something else.
+      ValueError: a setting is unknown or out of range, or `output_dir` holds something else.
     """
+    unknown = sorted(set(settings) - {field.name for field in dataclasses.fields(Settings)})
+    if unknown:
+        known = ", ".join(field.name for field in dataclasses.fields(Settings))
+        raise ValueError(f"unknown render settings {', '.join(unknown)}: expected some of {known}")
     plan = Settings(**settings)
     output = pathlib.Path(output_dir).absolute()
     stamp = {"version": RENDERER_VERSION, **dataclasses.asdict(plan), "frames": list(plan.frames)}
