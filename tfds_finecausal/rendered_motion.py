@@ -129,8 +129,15 @@ def simulate(
     centre = _centre_of_mass(world)
     path = _path(world, centre, number, timeline, board_height, rng)
     world[..., :2] += (path - centre)[:, None]
-    hands = world[timeline.touch, [JOINTS.index("hand_left"), JOINTS.index("hand_right")], 0]
-    return Motion(world, path, float(hands.mean()), float(sense * error))
+    touch = timeline.touch
+    hands = world[touch, [JOINTS.index("hand_left"), JOINTS.index("hand_right")], :2].mean(0)
+    # In the water the body follows its hands: legs go in where they did, along the body's line.
+    line = hands - world[touch, JOINTS.index("hip"), :2]
+    slide = (path[touch:, 1] - path[touch, 1]) * line[0] / line[1]
+    slide -= path[touch:, 0] - path[touch, 0]
+    world[touch:, :, 0] += slide[:, None]
+    path[touch:, 0] += slide
+    return Motion(world, path, float(hands[0]), float(sense * error))
 
 
 # Pose parameters: degrees of bend, and weights of the places a hand can be.

@@ -193,7 +193,7 @@ def _paint_crowd(draw, canvas, venue, crowd_top, right, rng) -> None:
 
 def _paint_water(draw, canvas, venue, right, bottom, rng) -> None:
     for _ in range(220):
-        y = SHORE - (SHORE - bottom) * rng.uniform() ** 1.3
+        y = SHORE - 0.06 - (SHORE - bottom) * rng.uniform() ** 1.3
         near = (SHORE - y) / (SHORE - bottom)
         x, length = rng.uniform(canvas.left, right), rng.uniform(0.2, 0.8) * (0.4 + near)
         shade = venue.light * rng.choice((0.88, 1.12)) * (1.1 - 0.35 * near)
