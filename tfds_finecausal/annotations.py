@@ -1,0 +1,215 @@
+"""The release's six annotation pickles, read without running anything they ask for."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import pathlib
+import pickle
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+try:  # NumPy 2
+    from numpy._core import multiarray
+    from numpy._core.numeric import _frombuffer
+except ImportError:  # NumPy 1
+    from numpy.core import multiarray
+    from numpy.core.numeric import _frombuffer
+
+DiveKey = tuple[str, int]
+
+# Everything that pickled arrays and scalars name, under both NumPy 1's and NumPy 2's module names.
+_ALLOWED = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): multiarray._reconstruct,
+    ("numpy.core.multiarray", "scalar"): multiarray.scalar,
+    ("numpy._core.multiarray", "_reconstruct"): multiarray._reconstruct,
+    ("numpy._core.multiarray", "scalar"): multiarray.scalar,
+    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
+    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Something wrong with a release.
+
+    Attributes:
+      where: the dive (`competition/index`) or the annotation file it concerns.
+      path: the offending file or folder, relative to the release.
+      what: what was expected there and what was found.
+    """
+
+    where: str
+    path: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.path}: {self.what}"
+
+
+class ReleaseError(ValueError):
+    """A release that cannot be built as it is.
+
+    Attributes:
+      problems: every problem found, not only the first.
+    """
+
+    def __init__(self, manual_dir: os.PathLike[str], problems: Iterable[Problem], advice: str):
+        self.problems = tuple(problems)
+        places = len({problem.where for problem in self.problems})
+        lines = "\n".join(f"  {problem}" for problem in self.problems)
+        super().__init__(
+            f"{len(self.problems)} problems in {places} dives or tables of the release in "
+            f"{manual_dir}:\n{lines}\n{advice}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotations:
+    """The release's tables, with keys as (str, int) and contents as they were stored.
+
+    Attributes:
+      splits: the dives of `train` and `test`, in the order of the pickles.
+      aqa: key -> [dive number, score, difficulty, transit frames, frame labels].
+      coarse: key -> dict with `judge_scores` and more.
+      fine: key -> dict with `sub-action_types` and more.
+      sub_actions: label -> sub-action name.
+    """
+
+    splits: dict[str, tuple[DiveKey, ...]]
+    aqa: Mapping[DiveKey, Any]
+    coarse: Mapping[DiveKey, Any]
+    fine: Mapping[DiveKey, Any]
+    sub_actions: Mapping[int, str]
+
+
+FILES = {
+    "train": "train_split.pkl",
+    "test": "test_split.pkl",
+    "aqa": "fine-grained_annotation_aqa.pkl",
+    "coarse": "FineDiving_coarse_annotation.pkl",
+    "fine": "FineDiving_fine-grained_annotation.pkl",
+    "sub_actions": "Sub_action_Types_Table.pkl",
+}
+
+
+def read_annotations(manual_dir: str | os.PathLike[str]) -> Annotations:
+    """Reads all six tables.
+
+    Args:
+      manual_dir: the release's folder, which holds `Annotations/`.
+
+    Returns:
+      The tables.
+
+    Raises:
+      ReleaseError: a file is missing, is no pickle, asks for anything but NumPy arrays and
+        scalars, or does not hold what it should; lists every such file.
+    """
+    folder = pathlib.Path(manual_dir) / "Annotations"
+    contents: dict[str, Any] = {}
+    problems = []
+    readers = {"train": _split, "test": _split, "sub_actions": _names}
+    for table, name in FILES.items():
+        try:
+            contents[table] = readers.get(table, _by_dive)(load_pickle(folder / name))
+        except ValueError as error:
+            problems.append(Problem("table", f"Annotations/{name}", str(error)))
+    if not problems:
+        twice = sorted(set(contents["train"]) & set(contents["test"]))
+        problems += [
+            Problem(f"{key[0]}/{key[1]}", f"Annotations/{FILES['test']}", "also in train_split.pkl")
+            for key in twice
+        ]
+    if problems:
+        raise ReleaseError(
+            manual_dir,
+            problems,
+            "The tables cannot be mended or skipped here: ask for the release again or put its "
+            "Annotations folder back.",
+        )
+    splits = {"train": contents.pop("train"), "test": contents.pop("test")}
+    return Annotations(splits=splits, **contents)
+
+
+def load_pickle(path: str | os.PathLike[str]) -> Any:
+    """Loads a pickle of plain Python containers with NumPy arrays and scalars.
+
+    Args:
+      path: the file.
+
+    Returns:
+      Its content.
+
+    Raises:
+      ValueError: the file is missing or broken, or names anything that plain containers, arrays
+        and scalars do not need. Nothing it names is imported or called.
+    """
+    try:
+        data = pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot be read ({error.strerror})") from None
+    try:
+        return _NumpyUnpickler(io.BytesIO(data)).load()
+    except _Refused as error:
+        raise ValueError(str(error)) from None
+    except Exception as error:  # a broken pickle can raise nearly anything
+        raise ValueError(f"is no readable pickle ({type(error).__name__}: {error})") from None
+
+
+class _Refused(pickle.UnpicklingError):
+    pass
+
+
+class _NumpyUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ALLOWED[module, name]
+        except KeyError:
+            raise _Refused(
+                f"asks for {module}.{name}; only NumPy arrays and scalars are allowed, so nothing "
+                "of it was run"
+            ) from None
+
+
+def _key(value: Any) -> DiveKey:
+    """Returns a dive's key as (str, int), which NumPy scalars and lists are turned into."""
+    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
+        competition, index = value
+        if isinstance(competition, str) and isinstance(index, int | np.integer):
+            return str(competition), int(index)
+    raise ValueError(f"has {value!r} where a (competition, index) pair was expected")
+
+
+def _split(content: Any) -> tuple[DiveKey, ...]:
+    if not isinstance(content, list | tuple):
+        raise ValueError(f"holds {type(content).__name__}, expected a list of (competition, index)")
+    keys = tuple(_key(value) for value in content)
+    repeated = sorted({key for key in keys if keys.count(key) > 1}) if _repeats(keys) else []
+    if repeated:
+        raise ValueError(f"lists more than once: {', '.join(f'{c}/{i}' for c, i in repeated)}")
+    return keys
+
+
+def _repeats(keys: tuple[DiveKey, ...]) -> bool:
+    return len(set(keys)) < len(keys)
+
+
+def _by_dive(content: Any) -> dict[DiveKey, Any]:
+    if not isinstance(content, dict):
+        raise ValueError(f"holds {type(content).__name__}, expected a dict by (competition, index)")
+    return {_key(key): value for key, value in content.items()}
+
+
+def _names(content: Any) -> dict[int, str]:
+    if not isinstance(content, dict) or not all(
+        isinstance(label, int | np.integer) and isinstance(name, str)
+        for label, name in content.items()
+    ):
+        raise ValueError("is no dict of sub-action names by integer label")
+    return {int(label): str(name) for label, name in content.items()}

@@ -1,0 +1,121 @@
+"""Builds the data set from a release, so that an interrupted build leaves nothing half-made."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+from finecausal_jax.data.dives import DATASET_NAME, DATASET_VERSION
+from tfds_finecausal.annotations import FILES
+
+
+def build_dataset(
+    manual_dir: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str],
+    *,
+    skip_bad: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> pathlib.Path:
+    """Builds `data_dir/finediving_hm/VERSION` from a release.
+
+    TFDS writes into a folder of another name and renames it when it is complete. A data set that
+    is already there is kept if it was built from the same release.
+
+    Args:
+      manual_dir: the release.
+      data_dir: where data sets go.
+      skip_bad: leave dives with problems out and list them in `skipped.json` of the data set.
+      overwrite: replace a data set that was built from another release.
+      progress: whether to show progress bars.
+
+    Returns:
+      The data set's folder.
+
+    Raises:
+      ReleaseError: the release has problems; lists them all.
+      ValueError: the release or a split is empty, or `data_dir` has a data set of another release
+        and `overwrite` is off.
+    """
+    root, data_dir = pathlib.Path(manual_dir).absolute(), pathlib.Path(data_dir).absolute()
+    folder = data_dir / DATASET_NAME / DATASET_VERSION
+    print_of_release = fingerprint(root, skip_bad=skip_bad)
+    _clear_leftovers(folder)
+    if folder.exists():
+        if _built_from(folder) == print_of_release:
+            return folder
+        if not overwrite:
+            raise ValueError(
+                f"{folder} was built from another release than {root} (or with other skipping): "
+                "pass --overwrite to replace it, or choose another config.data.data_dir"
+            )
+    import tensorflow_datasets as tfds
+
+    from tfds_finecausal.finediving_hm.finediving_hm_dataset_builder import Builder
+
+    if not root.is_dir():
+        raise ValueError(f"no release in {root}.\n{Builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+    with _set_aside(folder), tempfile.TemporaryDirectory() as nothing_to_download:
+        builder = Builder(data_dir=data_dir)
+        builder.skip_bad = skip_bad
+        builder.progress = progress
+        builder.fingerprint = print_of_release
+        # The bars of `progress` tell more than TFDS's own.
+        tfds.disable_progress_bar()
+        builder.download_and_prepare(
+            download_dir=nothing_to_download,
+            download_config=tfds.download.DownloadConfig(manual_dir=root, try_download_gcs=False),
+        )
+    return folder
+
+
+def fingerprint(manual_dir: pathlib.Path, *, skip_bad: bool = False) -> str:
+    """Returns a text that tells releases apart: a hash of the annotations and of the settings of a
+    made release. Images are not read."""
+    digest = hashlib.sha256(b"skip" if skip_bad else b"all")
+    for name in (*(f"Annotations/{file}" for file in FILES.values()), "RENDERED.json"):
+        with contextlib.suppress(OSError):
+            digest.update(name.encode() + (manual_dir / name).read_bytes())
+    return digest.hexdigest()
+
+
+def _built_from(folder: pathlib.Path) -> str | None:
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads((folder / "metadata.json").read_text()).get("fingerprint")
+    return None
+
+
+def _clear_leftovers(folder: pathlib.Path) -> None:
+    """Removes what a killed build left: TFDS's unfinished folders and a data set set aside."""
+    for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    aside = _aside(folder)
+    if aside.exists() and not folder.exists():
+        aside.rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside(folder: pathlib.Path) -> pathlib.Path:
+    return folder.with_name(f".{folder.name}.replaced")
+
+
+@contextlib.contextmanager
+def _set_aside(folder: pathlib.Path) -> Iterator[None]:
+    """Moves an older data set away, and back again if the new one fails."""
+    aside = _aside(folder)
+    if folder.exists():
+        folder.rename(aside)
+    try:
+        yield
+    except BaseException:
+        if aside.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            aside.rename(folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)

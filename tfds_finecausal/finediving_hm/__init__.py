@@ -1,0 +1,1 @@
+"""FineDiving-HM as a TFDS data set."""

@@ -1,0 +1,126 @@
+"""TFDS builder of FineDiving-HM: array_record files for random access, no TensorFlow needed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+import tqdm
+from tensorflow_datasets.core.utils import shard_utils
+
+from finecausal_jax.data.dives import DATASET_VERSION, TABLE_KEY
+from tfds_finecausal.release import Release, ReleaseDive, read_release, write_skipped
+
+Shard = Callable[[], Iterator[tuple[int, dict[str, Any]]]]
+
+
+class Builder(tfds.core.ShardBasedBuilder):
+    """Builds the release in `manual_dir`, real or rendered.
+
+    Records keep the order of the split pickles. The table of all dives without their pixels goes
+    into the data set's metadata under `dives`, by split. A `ShardBasedBuilder` because it writes
+    record by record: TFDS's shuffling builders spill more than 1 GB through TensorFlow's file
+    system, and the real release has several.
+
+    Attributes:
+      skip_bad: leave dives with problems out and list them in `skipped.json` of the data set,
+        instead of stopping with an error that lists them.
+      progress: whether to show progress bars.
+      fingerprint: text kept in the metadata that tells which release was built.
+    """
+
+    VERSION = tfds.core.Version(DATASET_VERSION)
+    RELEASE_NOTES = {DATASET_VERSION: "First version."}
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """
+    FineDiving-HM cannot be downloaded freely. Ask its authors for it: they send an agreement to
+    sign and, in return for the signed one, links. The videos and annotations are FineDiving's
+    (https://github.com/xujinglin/FineDiving), the masks FineParser's
+    (https://github.com/PKU-ICST-MIPL/FineParser_CVPR2024). Unpack everything into one folder, the
+    manual_dir (config.data.manual_dir), so that it holds
+
+        FineDiving/<competition>/<index>/<frame number, 5 digits>.jpg
+        FineDiving_HM/<competition>/<index>/<the same frame numbers>.jpg
+        Annotations/train_split.pkl, test_split.pkl, fine-grained_annotation_aqa.pkl,
+          FineDiving_coarse_annotation.pkl, FineDiving_fine-grained_annotation.pkl and
+          Sub_action_Types_Table.pkl
+
+    Without the agreement, `python launch.py render` makes a release of this layout to try things
+    on.
+    """
+
+    skip_bad = False
+    progress = False
+    fingerprint = ""
+
+    def __init__(self, *, file_format: str = "array_record", **arguments: Any):
+        super().__init__(file_format=file_format, **arguments)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        image = functools.partial(tfds.features.Image, encoding_format="jpeg")
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(
+                {
+                    "frames": tfds.features.Sequence(image(shape=(None, None, 3))),
+                    "masks": tfds.features.Sequence(image(shape=(None, None, 1))),
+                    "frame_labels": tfds.features.Sequence(np.int64),
+                    "frame_numbers": tfds.features.Sequence(np.int64),
+                    "competition": tfds.features.Text(),
+                    "index": np.int64,
+                    "dive_number": tfds.features.Text(),
+                    "score": np.float32,
+                    "difficulty": np.float32,
+                    "judge_scores": tfds.features.Sequence(np.float32),
+                    "sub_action_names": tfds.features.Sequence(tfds.features.Text()),
+                    "transit_frames": tfds.features.Sequence(np.int64),
+                }
+            ),
+            homepage="https://github.com/xujinglin/FineDiving",
+            metadata=tfds.core.MetadataDict(),
+            disable_shuffling=True,
+        )
+
+    def _shard_iterators_per_split(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, list[Shard]]:
+        release = read_release(dl_manager.manual_dir, skip=self.skip_bad, progress=self.progress)
+        self._write_metadata(release)
+        dives = [dive for split in release.splits.values() for dive in split]
+        bar = tqdm.tqdm(total=len(dives), desc="build", unit="dive", disable=not self.progress)
+        return {name: _shards(split, bar) for name, split in release.splits.items()}
+
+    def _write_metadata(self, release: Release) -> None:
+        if release.skipped:
+            write_skipped(release, self.data_path / "skipped.json")
+        self.info.metadata[TABLE_KEY] = {
+            name: [dive.info.to_json() for dive in split] for name, split in release.splits.items()
+        }
+        self.info.metadata["fingerprint"] = self.fingerprint
+
+
+def _shards(dives: tuple[ReleaseDive, ...], bar: tqdm.tqdm) -> list[Shard]:
+    """Returns one generator a shard, as many shards as TFDS takes for that many bytes."""
+    total = sum(dive.num_bytes for dive in dives)
+    count = shard_utils.ShardConfig().get_number_shards(total, len(dives))
+    ends = shard_utils.get_shard_boundaries(len(dives), count)
+    starts = [0, *ends[:-1]]
+    return [
+        functools.partial(_examples, dives, start, end, bar)
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def _examples(
+    dives: tuple[ReleaseDive, ...], start: int, end: int, bar: tqdm.tqdm
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    for row in range(start, end):
+        info = dives[row].info
+        example = info.to_json()
+        # Paths, not bytes: TFDS stores a file's bytes as they are, and keeps the examples of a
+        # shard until it is complete.
+        example["frames"] = list(dives[row].frames)
+        example["masks"] = list(dives[row].masks)
+        yield row, example
+        bar.update()
