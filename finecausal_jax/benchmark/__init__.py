@@ -1,0 +1,1 @@
+"""What the port's speed is measured with; importing it imports neither JAX nor PyTorch."""
