@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import grain
 from absl import flags
 
-# Batches prepared ahead, by the background thread or by each worker process. A full-size pair is
-# 9.6 MB, so this stays small where the defaults of Grain (500 elements) would not.
+# Batches prepared ahead by the background thread. A full-size pair is 9.6 MB, so this stays small
+# where Grain's default (500) would not.
 _AHEAD = 2
+
+# Smaller arrays travel from a worker process through its pipe; each array in shared memory costs a
+# file. The frames and masks do use it: 19 MB (two full-size pairs) took 70 ms there and 278 ms
+# through the pipe. A container needs room in /dev/shm for about five batches a worker.
+_SHARED_BYTES = 2**16
 
 
 class Batches(grain.DatasetIterator):
@@ -31,16 +37,19 @@ class Batches(grain.DatasetIterator):
         self._workers = workers
         self._identity = identity
         self._next_batch = 0
-        self._running: grain.DatasetIterator | None = None
+        self._running: list[grain.DatasetIterator] = []  # one once started, else none
+        # Worker processes must end before the interpreter takes its modules apart, or they leave
+        # shared memory behind and complaints on the terminal.
+        weakref.finalize(self, _close_all, self._running)
 
     def __len__(self) -> int:
         """Batches from the first to the last one, wherever the iterator stands."""
         return len(self._all)
 
     def __next__(self) -> dict[str, Any]:
-        self.start_prefetch()
+        running = self._begin()
         try:
-            batch = next(self._running)
+            batch = next(running)
         except StopIteration:
             raise
         except Exception:
@@ -76,20 +85,28 @@ class Batches(grain.DatasetIterator):
 
     def start_prefetch(self) -> None:
         """Starts preparing batches in the background; the first `next` does so by itself."""
-        if self._closed:
-            raise ValueError("this data iterator was closed: make a new one")
-        if self._running is None:
-            self._running = iter(_start(self._all[self._next_batch :], self._workers))
+        self._begin().start_prefetch()
 
     def close(self) -> None:
         """Ends the worker processes; no batch can be read after."""
         self._stop()
         self._closed = True
 
+    def _begin(self) -> grain.DatasetIterator:
+        if self._closed:
+            raise ValueError("this data iterator was closed: make a new one")
+        if not self._running:
+            batches = self._all[self._next_batch :]
+            self._running.append(iter(_start(batches, self._workers)))
+        return self._running[0]
+
     def _stop(self) -> None:
-        if self._running is not None:
-            self._running.close()
-            self._running = None
+        _close_all(self._running)
+
+
+def _close_all(running: list[grain.DatasetIterator]) -> None:
+    while running:
+        running.pop().close()
 
 
 def _start(batches: grain.MapDataset, workers: int) -> grain.IterDataset:
@@ -103,6 +120,7 @@ def _start(batches: grain.MapDataset, workers: int) -> grain.IterDataset:
         flags.FLAGS.mark_as_parsed()
     # In a worker process nothing else needs the core: no thread beside the one that runs.
     ordered = batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-    return ordered.mp_prefetch(
-        grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_AHEAD)
+    options = grain.experimental.DatasetOptions(min_shm_size=_SHARED_BYTES)
+    return grain.experimental.WithOptionsIterDataset(ordered, options).mp_prefetch(
+        grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
     )

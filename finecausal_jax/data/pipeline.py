@@ -5,10 +5,12 @@ seed, the list is cut into global batches, and only then are dives read and deco
 choices are keyed by (seed, epoch, dive), see `seeding`. So worker processes and hosts share out the
 work without changing a single pixel: N hosts together load what one would.
 
-Where the work happens: `workers=0` decodes in one background thread of this process, which suits
-small machines, since decoding and XLA would otherwise fight for the same cores. More workers are
-processes, each preparing whole batches; they start by importing the main module, so a script that
-uses them needs `if __name__ == "__main__":`.
+Where the work happens: `workers=0` decodes in one background thread of this process, ahead of the
+step. That suits machines of few cores, where decoding and XLA compete anyway, and starts at once.
+More workers are processes that each prepare whole batches; they take seconds to start, and since
+they import the main module, a script that uses them needs `if __name__ == "__main__":`. Preparing
+a pair took about 0.09 s of one core at demo size (48 frames, 160 x 90 to 64 x 64 pixels) and 0.6 s
+at full size (96 frames, 455 x 256 to 112 x 112), rendered dives on a busy two-core x86 machine.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from finecausal_jax.data import sampling
 from finecausal_jax.data.dives import Dive
@@ -128,8 +128,8 @@ def training_video(dive: Dive, settings: Preprocessing, rng: np.random.Generator
 
 
 def preprocess_frames(
-    frames: UInt8[np.ndarray, "t h w 3"],
-    masks: UInt8[np.ndarray, "t h w"],
+    frames: UInt8[np.ndarray, "*frames"],
+    masks: UInt8[np.ndarray, "*masks"],
     settings: Preprocessing,
     *,
     flip: bool = False,
@@ -241,7 +241,7 @@ def _video(
     distinct, repeats = np.unique(rows, return_inverse=True)
     cut = None
     frames, masks = [], []
-    for row in distinct:
+    for row in distinct.tolist():
         frame = _decode(dive, row, "frame")
         mask = _decode(dive, row, "mask")
         if cut is None:
@@ -287,8 +287,10 @@ def _decode(dive: Dive, row: int, kind: str) -> Image.Image:
         image = Image.open(io.BytesIO(data))
         image.load()
     except (OSError, SyntaxError) as error:  # what PIL raises for broken files
+        # PIL's own text for the first case holds the address of a buffer.
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(
             f"dive {dive.info.key}: {kind} {dive.info.frame_numbers[row]:05d} cannot be decoded "
-            f"({error}), expected an intact JPEG: build the data set again from an intact release"
+            f"({reason}), expected an intact JPEG: build the data set again from an intact release"
         ) from error
     return image if image.mode == mode else image.convert(mode)

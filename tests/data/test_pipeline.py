@@ -150,6 +150,9 @@ def test_a_saved_iterator_continues_exactly(source, tmp_path):
     restored = training(source, batch_size=3)
     grain.checkpoint.CheckpointHandler().restore(epath.Path(tmp_path), restored)
     assert_same(take(restored, 3), expected)
+    ended = training(source, batch_size=3, epochs=1)
+    ended.set_state({**state, "next_batch": 3})
+    assert list(ended) == []
     # A run may resume on another number of hosts.
     half = training(source, batch_size=3, shard_count=3, shard_index=1)
     half.set_state(state)

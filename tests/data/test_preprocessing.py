@@ -285,8 +285,10 @@ def test_errors_name_the_dive_and_the_frame():
         "frames": replace_one(dive.frames, 11, dive.frames[11][:-40]),
         "masks": replace_one(dive.masks, 11, b"not a JPEG"),
     }
+    reasons = {"frames": "image file is truncated", "masks": "not an image"}
     for kind, images in broken.items():
-        with pytest.raises(ValueError, match=f"{name}: {kind[:-1]} {number} cannot be decoded"):
+        message = f"{name}: {kind[:-1]} {number} cannot be decoded .{reasons[kind]}"
+        with pytest.raises(ValueError, match=message):
             preprocessing.evaluation_video(dataclasses.replace(dive, **{kind: images}), SMALL)
 
     small = replace_one(dive.masks, 11, encode(np.zeros((7, 9), np.uint8)))
