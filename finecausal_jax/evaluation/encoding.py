@@ -18,11 +18,9 @@ from tqdm import tqdm
 from finecausal_jax.data import pipeline, preprocessing
 from finecausal_jax.evaluation import metrics
 from finecausal_jax.evaluation.metrics import MaskCounts
+from finecausal_jax.models.finecausal import STAGE_WEIGHTS
 
 Key = tuple[str, int]  # a dive's (competition, index)
-
-# Shares of forward, twist and entry in a video's delta, as the model adds them up.
-STAGE_WEIGHTS = np.array((0.3, 0.5, 0.2), np.float32)
 
 
 class Encoding(NamedTuple):
@@ -165,7 +163,7 @@ def _compare(model: Any, variables: Any, query: Any, exemplar: Any) -> Compariso
     stages = (out.stage_delta_dynamic[:b] + out.stage_delta_static[:b]) / 2
     return Comparison(
         delta=out.delta[:b, 0],
-        stage_delta=stages * STAGE_WEIGHTS[None, :],
+        stage_delta=stages * np.array([STAGE_WEIGHTS], np.float32),
         transitions=out.transitions[:b],
     )
 

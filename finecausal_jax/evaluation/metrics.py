@@ -182,7 +182,8 @@ def add_counts(counts: Iterable[MaskCounts]) -> MaskCounts:
     total = [np.int64(0)] * 4 + [np.float64(0), np.int64(0)]
     for one in counts:
         total = [
-            have + np.sum(more, dtype=have.dtype) for have, more in zip(total, one, strict=True)
+            have + np.asarray(more).sum(dtype=have.dtype)
+            for have, more in zip(total, one, strict=True)
         ]
     return MaskCounts(*total)
 

@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from finecausal_jax.evaluation.protocol import DiveScore, Evaluation
+from finecausal_jax.models.finecausal import STAGES
 
 # Row titles of `baselines.PREDICTORS`.
 _BASELINE_TITLES = {
@@ -30,7 +31,6 @@ _BASELINE_TITLES = {
     "dive_number_mean": "mean of the dive number",
     "competition_mean": "mean of the competition",
 }
-_STAGES = ("forward", "twist", "entry")
 _LARGEST_ERRORS = 5  # dives in the second table: enough to look at, short enough to read
 
 
@@ -154,7 +154,7 @@ def _tables(evaluation: Evaluation, data_name: str) -> RenderableType:
     errors = Table(
         box=box.SIMPLE_HEAD, title="Largest errors", title_justify="left", padding=(0, 1, 0, 0)
     )
-    for heading in ("dive", "diff.", "true", "predicted", *_STAGES):
+    for heading in ("dive", "diff.", "true", "predicted", *STAGES):
         errors.add_column(heading, justify="right", min_width=max(len(heading), 5))
     errors.add_column("which", no_wrap=True, overflow="ellipsis")
     for dive in worst:
@@ -235,7 +235,7 @@ def _dive_json(dive: DiveScore) -> dict[str, Any]:
         "predicted_score": dive.predicted_score,
         "completeness": dive.completeness,
         "predicted_completeness": dive.predicted_completeness,
-        "stage_deltas": dict(zip(_STAGES, np.mean(dive.stage_deltas, axis=0), strict=True)),
+        "stage_deltas": dict(zip(STAGES, np.mean(dive.stage_deltas, axis=0), strict=True)),
         "tiou": dive.tiou,
         "transitions": dive.true_transitions,
         "exemplars": [
