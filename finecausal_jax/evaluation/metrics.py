@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from numpy.typing import ArrayLike
 from scipy import stats
 
@@ -94,7 +94,9 @@ def score_metrics(
     }
 
 
-def temporal_iou(predicted: ArrayLike, true: ArrayLike) -> Float[np.ndarray, "*batch"]:
+def temporal_iou(
+    predicted: Num[np.ndarray, "*#batch 2"], true: Num[np.ndarray, "*#batch 2"]
+) -> Float[np.ndarray, ...]:
     """Returns intersection over union of intervals [start, end] on the frame axis.
 
     Parity: lengths are `end - start`, as in the reference, so an interval that starts and ends at
@@ -102,7 +104,7 @@ def temporal_iou(predicted: ArrayLike, true: ArrayLike) -> Float[np.ndarray, "*b
 
     Args:
       predicted: number [..., 2], the two transitions, frames.
-      true: number [..., 2], likewise.
+      true: number [..., 2], likewise; the leading axes broadcast.
 
     Returns:
       float64 [...], 0 to 1.

@@ -23,7 +23,7 @@ class Source:
         self.infos = tuple(infos)
         self.read = []  # rows, in the order in which they were decoded
         self._size = size
-        self._levels = levels or [40 + 9 * row for row in range(len(self.infos))]
+        self._levels = levels or [40 + 25 * row for row in range(len(self.infos))]
 
     def __getitem__(self, row):
         self.read.append(row)
@@ -138,4 +138,4 @@ def test_source():
         info("Cup_1", 50 + row, number, 12.0 + (7 * row) % 5, 2.4 + 0.3 * row)
         for row, number in enumerate(numbers)
     ]
-    return Source(rows, levels=[60, 75, 81, 52, 93])
+    return Source(rows, levels=[60, 175, 81, 52, 193])

@@ -92,7 +92,8 @@ def test_equal_executions_tie_in_spite_of_rounding():
     ],
 )
 def test_temporal_iou_by_hand(predicted, true, want):
-    assert metrics.temporal_iou(predicted, true) == pytest.approx(want, abs=0)
+    got = metrics.temporal_iou(np.array(predicted), np.array(true))
+    assert got == pytest.approx(want, abs=0)
 
 
 def test_temporal_iou_of_many_intervals_keeps_their_shape():
