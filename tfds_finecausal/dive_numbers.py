@@ -58,25 +58,19 @@ class DiveNumber:
 
     @property
     def sub_actions(self) -> tuple[str, ...]:
-        """The dive's sub-actions in order: 3 without twists, 4 or 5 with them.
+        """The dive's sub-actions in order, as FineDiving annotates them.
 
-        Armstand twists and `5253b` twist between two somersault phases, so that with equal halves
-        (`6243d`) a sub-action comes back; the other twisting dives twist out of the somersaults.
+        Three without twists. Back, reverse and armstand twisters twist first and have four; forward
+        ones twist amid the somersaults, whose name then comes back, and have five.
         """
         start = ("Arm." if self.armstand else "") + self.direction
-        halves, twists = self.half_somersaults, self.half_twists
-        if not twists:
-            return (start, _somersaults(halves, self.position), "Entry")
-        if self.armstand or self.text == "5253b":
-            before, after = halves // 2, halves - halves // 2
-            return (
-                start,
-                _somersaults(before, self.position),
-                _twists(twists),
-                _somersaults(after, self.position),
-                "Entry",
-            )
-        return (start, _somersaults(halves, self.position), _twists(twists), "Entry")
+        flight = _somersaults(self.half_somersaults, self.position)
+        if not self.half_twists:
+            return (start, flight, "Entry")
+        twists = _twists(self.half_twists)
+        if self.direction == "Forward":
+            return (start, flight, twists, flight, "Entry")
+        return (start, twists, flight, "Entry")
 
 
 def parse_dive_number(text: str) -> DiveNumber:

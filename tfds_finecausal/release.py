@@ -8,18 +8,14 @@ whole release are collected; they are raised as one error, or the dives they con
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import dataclasses
-import io
 import json
 import os
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tqdm
-from PIL import Image, ImageFile
 
 from finecausal_jax.data.dives import SPLITS, DiveInfo
 from tfds_finecausal.annotations import (
@@ -29,9 +25,16 @@ from tfds_finecausal.annotations import (
     ReleaseError,
     read_annotations,
 )
-from tfds_finecausal.dive_numbers import parse_dive_number
+from tfds_finecausal.release_images import (
+    FRAMES,
+    MASKS,
+    check_images,
+    list_images,
+    strict_decoding,
+)
+from tfds_finecausal.release_rows import read_row
 
-FRAMES, MASKS = "FineDiving", "FineDiving_HM"
+_LONGEST = 10_000  # frames; a misnamed file would otherwise list every number in between
 _SKIP_ADVICE = (
     "Put the files right, or build with --skip_bad to leave these dives out and have them listed "
     "in skipped.json."
@@ -108,7 +111,7 @@ def read_release(
         return (job[0], *check_dive(root, job[1], annotations))
 
     count = workers or os.cpu_count() or 1
-    with _strict_decoding(), concurrent.futures.ThreadPoolExecutor(count) as pool:
+    with strict_decoding(), concurrent.futures.ThreadPoolExecutor(count) as pool:
         results = pool.map(check, keys)
         bar = tqdm.tqdm(results, "check", len(keys), unit="dive", disable=not progress)
         try:
@@ -165,12 +168,12 @@ def check_dive(
     def problem(path: str, what: str) -> None:
         problems.append(Problem(f"{competition}/{index}", path, what))
 
-    row = _read_row(key, annotations, problem)
+    row = read_row(key, annotations, problem)
     if pathlib.PurePath(competition).name != competition or competition in ("", ".", ".."):
         problem(f"{FRAMES}/{competition}", "the competition is no plain folder name")
         return None, problems
     places = {kind: f"{kind}/{competition}/{index}" for kind in (FRAMES, MASKS)}
-    files = {kind: _list_images(root, place, problem) for kind, place in places.items()}
+    files = {kind: list_images(root, place, problem) for kind, place in places.items()}
     frames, masks = files[FRAMES], files[MASKS]
     if frames is None or masks is None:
         return None, problems
@@ -179,15 +182,20 @@ def check_dive(
     for name in sorted(masks.keys() - frames.keys()):
         problem(f"{places[FRAMES]}/{name}", "missing, there is a mask of that name")
     numbers = sorted(frames.values())
-    gaps = sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers) - set(masks.values()))
-    for number in gaps:
+    if numbers[-1] - numbers[0] > _LONGEST:
+        problem(places[FRAMES], f"frames {numbers[0]} to {numbers[-1]} are no one dive")
+        return None, problems
+    skipped = set(range(numbers[0], numbers[-1] + 1)) - set(numbers) - set(masks.values())
+    for number in sorted(skipped):
         problem(f"{places[FRAMES]}/{number:05d}.jpg", "missing frame, the numbers skip it")
+    for number in sorted({number for number in numbers if numbers.count(number) > 1}):
+        problem(places[FRAMES], f"two files are named frame {number}")
     labels = row.get("frame_labels")
     if labels is not None and len(labels) != len(numbers):
         what = f"{len(labels)} frame labels for {len(numbers)} frames"
         problem("Annotations/fine-grained_annotation_aqa.pkl", what)
     names = sorted(frames.keys() & masks.keys(), key=lambda name: frames[name])
-    num_bytes = _check_images(root, places, names, problem)
+    num_bytes = check_images(root, places, names, problem)
     if problems:
         return None, problems
     info = DiveInfo(
@@ -218,166 +226,3 @@ def _number_problem(info: DiveInfo, what: str) -> Problem:
 def _annotated_number(annotations: Annotations, key: DiveKey) -> Any:
     entry = annotations.aqa.get(key)
     return entry[0] if isinstance(entry, list | tuple) and entry else None
-
-
-def _read_row(key: DiveKey, annotations: Annotations, problem: Any) -> dict[str, Any]:
-    """Returns the annotated fields of `DiveInfo`, those that are sound."""
-    row: dict[str, Any] = {}
-    aqa = "Annotations/fine-grained_annotation_aqa.pkl"
-    coarse = "Annotations/FineDiving_coarse_annotation.pkl"
-    fine = "Annotations/FineDiving_fine-grained_annotation.pkl"
-    entry = annotations.aqa.get(key)
-    if entry is None:
-        problem(aqa, "no annotation of this dive, which a split lists")
-    elif not isinstance(entry, list | tuple) or len(entry) != 5:
-        problem(aqa, "no list [dive number, score, difficulty, transit frames, frame labels]")
-    else:
-        number, score, difficulty, transits, labels = entry
-        try:
-            row["dive_number"] = parse_dive_number(number).text
-        except ValueError as error:
-            problem(aqa, f"unknown dive number: {error}")
-        for name, value, least in (("score", score, 0.0), ("difficulty", difficulty, 1e-6)):
-            number = _finite(value)
-            if number is None or number < least:
-                problem(aqa, f"{name} is {value!r}, expected a finite number from {least:g}")
-            else:
-                row[name] = number
-        transits, labels = _integers(transits), _integers(labels)
-        if transits is None:
-            problem(aqa, "transit frames are no list of integers")
-        else:
-            row["transit_frames"] = tuple(transits.tolist())
-        if labels is None:
-            problem(aqa, "frame labels are no list of integers")
-        else:
-            row["frame_labels"] = labels
-            unknown = sorted(set(labels.tolist()) - set(annotations.sub_actions))
-            if unknown:
-                problem(aqa, f"labels {unknown} are not in Sub_action_Types_Table.pkl")
-            if len(set(labels.tolist())) < 2:
-                problem(aqa, "fewer than two distinct frame labels, so no transition")
-    entry = annotations.coarse.get(key)
-    marks = _field(entry, "judge_scores", problem, coarse)
-    if marks is not None:
-        values = [_finite(mark) for mark in np.asarray(marks, object).ravel().tolist()]
-        if None in values:
-            problem(coarse, f"judge_scores is {marks!r}, expected numbers")
-        else:
-            row["judge_scores"] = tuple(values)
-    names = _field(annotations.fine.get(key), "sub-action_types", problem, fine)
-    if names is not None:
-        if isinstance(names, str):
-            names = [name.strip() for name in names.split(",")]
-        names = np.asarray(names, object).ravel().tolist()
-        row["sub_action_names"] = tuple(str(annotations.sub_actions.get(x, x)) for x in names)
-    return row
-
-
-def _field(entry: Any, name: str, problem: Any, path: str) -> Any:
-    if entry is None:
-        problem(path, "no annotation of this dive, which a split lists")
-    elif not isinstance(entry, dict) or entry.get(name) is None:
-        problem(path, f"the annotation has no {name!r}")
-    else:
-        return entry[name]
-    return None
-
-
-def _finite(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if np.isfinite(number) else None
-
-
-def _integers(value: Any) -> np.ndarray | None:
-    """Returns a list or array of integers as int64 [n], or None where it is none."""
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        return None
-    if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
-        return None
-    return array.astype(np.int64)
-
-
-def _list_images(root: pathlib.Path, place: str, problem: Any) -> dict[str, int] | None:
-    """Returns the JPEG files of a dive's folder as {name: number}, None where there is none."""
-    folder = root / place
-    if not folder.is_dir():
-        problem(place, "missing folder")
-        return None
-    files = {}
-    for entry in sorted(os.listdir(folder)):
-        stem, suffix = os.path.splitext(entry)
-        if suffix.lower() != ".jpg" or entry.startswith("."):
-            continue
-        if stem.isdecimal() and stem.isascii():
-            files[entry] = int(stem)
-        else:
-            problem(f"{place}/{entry}", "extra file, expected a frame number as its name")
-    if not files:
-        problem(place, "no JPEG files")
-        return None
-    return files
-
-
-def _check_images(
-    root: pathlib.Path, places: dict[str, str], names: list[str], problem: Any
-) -> int:
-    """Decodes every frame and mask; returns their size in bytes."""
-    num_bytes = 0
-    expected: tuple[int, int] | None = None
-    for name in names:
-        sizes = {}
-        for kind, place in places.items():
-            path = root / place / name
-            modes = ("RGB",) if kind == FRAMES else ("L", "RGB")
-            try:
-                data = path.read_bytes()
-                num_bytes += len(data)
-                size, mode = _decode(path, data)
-            except (OSError, ValueError, SyntaxError) as error:
-                problem(f"{place}/{name}", f"does not decode ({str(error) or 'broken'})")
-                continue
-            sizes[kind] = size
-            if mode not in modes:
-                what = f"colour mode {mode}, expected {' or '.join(modes)}"
-                problem(f"{place}/{name}", what)
-        frame, mask = sizes.get(FRAMES), sizes.get(MASKS)
-        if frame and expected and frame != expected:
-            what = f"{_size(frame)}, the dive's first frame has {_size(expected)}"
-            problem(f"{places[FRAMES]}/{name}", what)
-        if frame and mask and frame != mask:
-            what = f"mask of {_size(mask)}, its frame has {_size(frame)}"
-            problem(f"{places[MASKS]}/{name}", what)
-        expected = expected or frame
-    return num_bytes
-
-
-def _size(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]} pixels"
-
-
-def _decode(path: pathlib.Path, data: bytes) -> tuple[tuple[int, int], str]:
-    """Decodes a JPEG to its end; returns its width, height and colour mode."""
-    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-        size, mode = image.size, image.mode
-        # Every coefficient is still read, so a truncated file still fails, but only an eighth of
-        # the width and height is computed: twice as fast on frames of 455 x 256.
-        image.draft(mode, (1, 1))
-        image.load()
-    return size, mode
-
-
-@contextlib.contextmanager
-def _strict_decoding() -> Iterator[None]:
-    """Makes Pillow refuse truncated images, whatever other code has switched on."""
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before

@@ -13,18 +13,17 @@ import dataclasses
 import numpy as np
 
 from tfds_finecausal.dive_numbers import DiveNumber
+from tfds_finecausal.rendered_body import (
+    BENDS,
+    JOINTS,
+    PLACES,
+    body_joints,
+    centre_of_mass,
+    turn_about_y,
+    turn_about_z,
+)
 from tfds_finecausal.rendered_judging import Execution
 
-# Adult segment lengths as shares of height (rounded from anthropometric tables).
-TORSO, NECK, UPPER_ARM, FOREARM, THIGH, SHANK, FOOT = 0.29, 0.10, 0.18, 0.22, 0.245, 0.25, 0.09
-HALF_SHOULDERS, HALF_HIPS = 0.105, 0.05
-JOINTS = (
-    "hip", "waist", "shoulder", "head",
-    "hip_left", "knee_left", "ankle_left", "toe_left",
-    "hip_right", "knee_right", "ankle_right", "toe_right",
-    "shoulder_left", "elbow_left", "hand_left",
-    "shoulder_right", "elbow_right", "hand_right",
-)  # fmt: skip
 # Worst case of each aspect, reached at quality 0; strong enough to be seen in 64-pixel frames.
 WORST_ENTRY_ANGLE = 42.0  # degrees off the vertical
 WORST_KNEE, WORST_HIP = 75.0, 50.0  # degrees of bend at the entry
@@ -84,7 +83,7 @@ def draw_timeline(number: DiveNumber, frames: int, rng: np.random.Generator) -> 
     entry = rng.uniform(0.53, 0.6)
     touch = entry + rng.uniform(0.13, 0.16)
     middle = len(number.sub_actions) - 2
-    shares = {1: (1.0,), 2: (0.55, 0.45), 3: (0.3, 0.4, 0.3)}[middle]
+    shares = {1: (1.0,), 2: (0.45, 0.55), 3: (0.3, 0.4, 0.3)}[middle]
     inner = first + (entry - first) * np.cumsum((0.0, *shares))
     starts = (0, *(round(float(at) * frames) for at in inner))
     takeoff = max(1, round((first - 0.05) * frames))
@@ -121,12 +120,12 @@ def simulate(
     faces_out = number.direction in ("Forward", "Reverse")
     # Forward and back dives turn away from the board, reverse and inward ones towards it.
     sense = -1.0 if number.direction in ("Forward", "Back") else 1.0
-    body = _body_joints(pose)  # [n, joints, 3]
-    body = _turn_about_y(body, twist + (0.0 if faces_out else 180.0))
+    body = body_joints(pose)  # [n, joints, 3]
+    body = turn_about_y(body, twist + (0.0 if faces_out else 180.0))
     upright = 180.0 if number.armstand else 0.0
-    world = _turn_about_z(body, sense * (turn + upright))
-    world = _turn_about_y(world, np.full(timeline.frames, view)) * body_height
-    centre = _centre_of_mass(world)
+    world = turn_about_z(body, sense * (turn + upright))
+    world = turn_about_y(world, np.full(timeline.frames, view)) * body_height
+    centre = centre_of_mass(world)
     path = _path(world, centre, number, timeline, board_height, rng)
     world[..., :2] += (path - centre)[:, None]
     touch = timeline.touch
@@ -140,11 +139,6 @@ def simulate(
     return Motion(world, path, float(hands[0]), float(sense * error))
 
 
-# Pose parameters: degrees of bend, and weights of the places a hand can be.
-_BENDS = ("hip", "knee", "spine", "head", "split")
-_PLACES = ("side", "overhead", "front", "legs", "chest")
-
-
 def _pose_curves(
     number: DiveNumber, execution: Execution, timeline: Timeline
 ) -> dict[str, np.ndarray]:
@@ -152,7 +146,7 @@ def _pose_curves(
     keys: list[tuple[float, dict[str, float], str, str]] = []
 
     def key(at: float, left: str, right: str | None = None, **bends: float) -> None:
-        keys.append((at, {**dict.fromkeys(_BENDS, 0.0), **bends}, left, right or left))
+        keys.append((at, {**dict.fromkeys(BENDS, 0.0), **bends}, left, right or left))
 
     split = WORST_SPLIT * (1.0 - execution.legs)
     opening = WORST_OPENING * (1.0 - execution.tightness)
@@ -201,12 +195,12 @@ def _pose_curves(
     width = max(3, round(0.05 * n))
     curves = {
         name: _smooth(np.interp(frames, times, [bends[name] for _, bends, *_ in keys]), width)
-        for name in _BENDS
+        for name in BENDS
     }
     for side, which in (("left", 2), ("right", 3)):
         weights = [
             np.interp(frames, times, [float(one[which] == place) for one in keys])
-            for place in _PLACES
+            for place in PLACES
         ]
         curves[f"place_{side}"] = np.stack([_smooth(one, width) for one in weights], -1)
     return curves
@@ -234,56 +228,6 @@ def _rotation_curves(
             twist = np.interp(frames, span, (0.0, 180.0 * number.half_twists))
     width = max(3, round(0.04 * n))
     return _smooth(turn, width), _smooth(twist, width)
-
-
-def _body_joints(pose: dict[str, np.ndarray]) -> np.ndarray:
-    """Returns the joints in the body's frame, float64 [n, joints, 3], hip at the origin."""
-    n = len(pose["hip"])
-    at: dict[str, np.ndarray] = {"hip": np.zeros((n, 3))}
-    spine, head = pose["spine"], pose["head"]
-    at["waist"] = at["hip"] + 0.4 * TORSO * _up(0.3 * spine)
-    at["shoulder"] = at["waist"] + 0.6 * TORSO * _up(spine)
-    at["head"] = at["shoulder"] + NECK * _up(spine + head)
-    for side, sign in (("left", 1.0), ("right", -1.0)):
-        hip = pose["hip"] + 0.5 * sign * pose["split"]
-        shin = hip - pose["knee"]
-        at[f"hip_{side}"] = at["hip"] + (0.0, 0.0, sign * HALF_HIPS)
-        at[f"knee_{side}"] = at[f"hip_{side}"] + THIGH * _down(hip)
-        at[f"ankle_{side}"] = at[f"knee_{side}"] + SHANK * _down(shin)
-        # Toes are pointed, with less conviction where the knee bends.
-        at[f"toe_{side}"] = at[f"ankle_{side}"] + FOOT * _down(shin + 12.0)
-        shoulder = at["shoulder"] + (0.0, 0.0, sign * HALF_SHOULDERS)
-        at[f"shoulder_{side}"] = shoulder
-        reach = UPPER_ARM + FOREARM
-        shin_middle = 0.5 * (at[f"knee_{side}"] + at[f"ankle_{side}"])
-        places = np.stack(
-            [
-                shoulder + 0.97 * reach * _up(spine + 176.0),
-                shoulder + 0.99 * reach * _up(spine - 2.0),
-                shoulder + 0.9 * reach * _up(spine + 90.0),
-                shin_middle + (0.02, 0.0, 0.0),
-                shoulder + 0.45 * reach * _up(spine + 130.0) - (0.0, 0.0, sign * 0.08),
-            ],
-            axis=1,
-        )  # [n, places, 3], in the order of _PLACES
-        target = np.einsum("np,npc->nc", pose[f"place_{side}"], places)
-        at[f"elbow_{side}"], at[f"hand_{side}"] = _reach(shoulder, target)
-    return np.stack([at[name] for name in JOINTS], axis=1)
-
-
-def _reach(shoulder: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bends an arm so that the hand gets to the target, or as near as it can; [n, 3] each."""
-    offset = target - shoulder
-    distance = np.linalg.norm(offset, axis=-1, keepdims=True)
-    shortest, longest = abs(FOREARM - UPPER_ARM) + 0.01, 0.995 * (UPPER_ARM + FOREARM)
-    direction = offset / np.maximum(distance, 1e-6)
-    distance = np.clip(distance, shortest, longest)
-    along = (UPPER_ARM**2 - FOREARM**2 + distance**2) / (2.0 * distance)
-    aside = np.sqrt(np.maximum(UPPER_ARM**2 - along**2, 0.0))
-    # Elbows bend backwards and down: across the direction, in the body's own side plane.
-    normal = np.stack([direction[:, 1], -direction[:, 0], np.zeros(len(direction))], -1)
-    normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
-    return shoulder + along * direction - aside * normal, shoulder + distance * direction
 
 
 def _path(
@@ -316,42 +260,6 @@ def _path(
     path[takeoff:, 1] = height + root * speed * since - 0.5 * root**2 * since**2
     path[takeoff:, 0] = path[takeoff, 0] + (ahead - path[takeoff, 0]) * since / flight
     return path
-
-
-def _centre_of_mass(joints: np.ndarray) -> np.ndarray:
-    """Returns the centre of mass in the viewing plane, float64 [n, 2]."""
-    shares = {"hip": 0.2, "waist": 0.2, "shoulder": 0.2, "head": 0.08}
-    for side in ("left", "right"):
-        shares |= {f"knee_{side}": 0.1, f"ankle_{side}": 0.03, f"elbow_{side}": 0.03}
-    rows = [JOINTS.index(name) for name in shares]
-    weights = np.array(list(shares.values()))
-    return np.einsum("njc,j->nc", joints[:, rows, :2], weights / weights.sum())
-
-
-def _up(degrees: np.ndarray) -> np.ndarray:
-    """Unit vectors [n, 3] from +y, tipped to the front by the angles."""
-    angle = np.radians(degrees)
-    return np.stack([np.sin(angle), np.cos(angle), np.zeros_like(angle)], -1)
-
-
-def _down(degrees: np.ndarray) -> np.ndarray:
-    """Unit vectors [n, 3] from -y, tipped to the front by the angles."""
-    angle = np.radians(degrees)
-    return np.stack([np.sin(angle), -np.cos(angle), np.zeros_like(angle)], -1)
-
-
-def _turn_about_y(points: np.ndarray, degrees: np.ndarray) -> np.ndarray:
-    angle = np.radians(degrees)[:, None]
-    x, y, z = np.moveaxis(points, -1, 0)
-    cos, sin = np.cos(angle), np.sin(angle)
-    return np.stack([x * cos + z * sin, y, -x * sin + z * cos], -1)
-
-
-def _turn_about_z(points: np.ndarray, degrees: np.ndarray) -> np.ndarray:
-    angle = np.radians(degrees)[:, None]
-    x, y, z = np.moveaxis(points, -1, 0)
-    cos, sin = np.cos(angle), np.sin(angle)
-    return np.stack([x * cos - y * sin, x * sin + y * cos, z], -1)
 
 
 def _smooth(curve: np.ndarray, width: int) -> np.ndarray:

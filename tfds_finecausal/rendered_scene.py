@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
 from tfds_finecausal import rendered_venue
-from tfds_finecausal.rendered_motion import JOINTS, Motion, Timeline
+from tfds_finecausal.rendered_body import JOINTS
+from tfds_finecausal.rendered_motion import Motion, Timeline
 from tfds_finecausal.rendered_venue import VISIBLE_METRES, Venue, rgb
 
 JPEG_QUALITY = 88

@@ -1,0 +1,113 @@
+"""One dive's frame and mask files, listed and decoded."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+
+from PIL import Image, ImageFile
+
+FRAMES, MASKS = "FineDiving", "FineDiving_HM"
+Report = Callable[[str, str], None]  # takes the offending path and what is wrong with it
+
+
+def list_images(root: pathlib.Path, place: str, problem: Report) -> dict[str, int] | None:
+    """Lists the JPEG files of a dive's folder; other files are none of our business.
+
+    Args:
+      root: the release's folder.
+      place: the dive's folder, relative to it.
+      problem: takes what is wrong.
+
+    Returns:
+      {file name: frame number}, or None where there is no file or no folder.
+    """
+    folder = root / place
+    if not folder.is_dir():
+        problem(place, "missing folder")
+        return None
+    files = {}
+    for entry in sorted(os.listdir(folder)):
+        stem, suffix = os.path.splitext(entry)
+        if suffix.lower() != ".jpg" or entry.startswith("."):
+            continue
+        if stem.isdecimal() and stem.isascii():
+            files[entry] = int(stem)
+        else:
+            problem(f"{place}/{entry}", "extra file, expected a frame number as its name")
+    if not files:
+        problem(place, "no JPEG files")
+        return None
+    return files
+
+
+def check_images(
+    root: pathlib.Path, places: dict[str, str], names: list[str], problem: Report
+) -> int:
+    """Decodes every frame and mask of a dive and compares their sizes.
+
+    Args:
+      root: the release's folder.
+      places: the dive's folders relative to it, by kind (`FRAMES`, `MASKS`).
+      names: the file names that both folders have.
+      problem: takes what is wrong.
+
+    Returns:
+      The size of all these files together, bytes.
+    """
+    num_bytes = 0
+    expected: tuple[int, int] | None = None
+    for name in names:
+        sizes = {}
+        for kind, place in places.items():
+            path = root / place / name
+            modes = ("RGB",) if kind == FRAMES else ("L", "RGB")
+            try:
+                data = path.read_bytes()
+                num_bytes += len(data)
+                size, mode = _decode(data)
+            except Exception as error:  # broken files make Pillow raise nearly anything
+                problem(f"{place}/{name}", f"does not decode ({str(error) or 'broken'})")
+                continue
+            sizes[kind] = size
+            if mode not in modes:
+                what = f"colour mode {mode}, expected {' or '.join(modes)}"
+                problem(f"{place}/{name}", what)
+        frame, mask = sizes.get(FRAMES), sizes.get(MASKS)
+        if frame and expected and frame != expected:
+            what = f"{_size(frame)}, the dive's first frame has {_size(expected)}"
+            problem(f"{places[FRAMES]}/{name}", what)
+        if frame and mask and frame != mask:
+            what = f"mask of {_size(mask)}, its frame has {_size(frame)}"
+            problem(f"{places[MASKS]}/{name}", what)
+        expected = expected or frame
+    return num_bytes
+
+
+@contextlib.contextmanager
+def strict_decoding() -> Iterator[None]:
+    """Makes Pillow refuse truncated images, whatever other code has switched on."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def _decode(data: bytes) -> tuple[tuple[int, int], str]:
+    """Decodes a JPEG to its end; returns its width, height and colour mode."""
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        size, mode = image.size, image.mode
+        # Every coefficient is still read, so a truncated file still fails, but only an eighth of
+        # the width and height is computed: twice as fast on frames of 455 x 256.
+        image.draft(mode, (1, 1))
+        image.load()
+    return size, mode
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]} pixels"
