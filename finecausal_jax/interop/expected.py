@@ -69,13 +69,20 @@ def expected_tensors(model: Any = None) -> Mapping[tuple[str, str], Expected]:
 
 def variable_shapes(model: Any = None) -> dict[str, Any]:
     """The model's variables as shapes and dtypes, without computing (or placing) one of them."""
-    model = _full_size() if model is None else model
+    model = full_size() if model is None else model
 
     def init() -> Any:
         video = jnp.zeros((1, model.frames, FRAME_SIZE, FRAME_SIZE, 3))
         return model.init(jax.random.key(0), video, video)
 
     return jax.eval_shape(init)
+
+
+def full_size() -> Any:
+    """The published network."""
+    from finecausal_jax.models.finecausal import FineCausal  # lazy: that package imports this one
+
+    return FineCausal()
 
 
 def unused_tensors(
@@ -108,12 +115,6 @@ def flat_leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
             yield from flat_leaves(value, (*path, str(key)))
     else:
         yield path, tree
-
-
-def _full_size() -> Any:
-    from finecausal_jax.models.finecausal import FineCausal  # lazy: that package imports this one
-
-    return FineCausal()
 
 
 def _torch_shape(shape: tuple[int, ...], layout: names.Layout) -> tuple[int, ...]:

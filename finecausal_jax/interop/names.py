@@ -13,9 +13,6 @@ import dataclasses
 import functools
 import re
 
-# What FineCausal added to FineParser: absent from FineParser's checkpoints.
-CAUSAL_MODULES = ("causal_intervention", "temporal_causal_attn", "awl")
-
 
 @dataclasses.dataclass(frozen=True)
 class Layout:

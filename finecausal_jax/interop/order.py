@@ -27,6 +27,9 @@ MODULES = (
     "segmenter",
 )
 
+# What FineCausal added to FineParser: absent from FineParser's checkpoints.
+CAUSAL_MODULES = ("causal_intervention", "temporal_causal_attn", "awl")
+
 # Order of the reference's optimizer groups, one module each (`build_opti_sche` in its
 # `tools/builder.py`); FineParser's is the same without the last three. It is not the file's order.
 OPTIMIZER_GROUPS = (

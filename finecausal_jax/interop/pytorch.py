@@ -8,7 +8,7 @@ Nothing is cast or computed, only renamed and transposed, so a round trip gives 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ class Conversion:
       variables: {"params": ..., "batch_stats": ...}, nested dicts of NumPy arrays in Flax layouts.
       sources: PyTorch (module, key) -> name of the Flax leaf that it fills.
       dropped: PyTorch (module, key) -> reason.
-      unused: the dropped tensors, {module: {key: array}}.
+      unused: the dropped tensors that belong to a released checkpoint, {module: {key: array}}.
       missing: Flax leaf names that nothing fills.
       problems: what is wrong, one line each; empty when the state fits.
     """
@@ -139,7 +139,7 @@ def convert_state(
     state: Mapping[str, Mapping[str, Any]],
     expected: Mapping[tuple[str, str], Expected],
     *,
-    optional: Collection[str] = (),
+    may_lack: Callable[[str, str], bool] = lambda module, key: False,
     collections: Collection[str] = ("params", "batch_stats"),
 ) -> Conversion:
     """Maps every tensor of `state` and compares with what is expected; reports instead of raising.
@@ -147,7 +147,7 @@ def convert_state(
     Args:
       state: {module: {key: array}} in PyTorch's names and layouts.
       expected: what a complete state holds (`expected_tensors`).
-      optional: modules that may be absent as a whole.
+      may_lack: says of (module, key) whether the state may be without it.
       collections: the Flax collections that must be filled; Adam's moments have "params" only.
     """
     result = Conversion({name: {} for name in collections}, {}, {}, {}, [], [])
@@ -175,7 +175,8 @@ def convert_state(
             filled[f"{module}/{key}" if target is None else target.name] = (module, raw_key)
             if reason is not None:
                 result.dropped[module, key] = reason
-                result.unused.setdefault(module, {})[key] = value
+                if want is not None:
+                    result.unused.setdefault(module, {})[key] = value
             elif not found:
                 result.sources[module, key] = target.name
                 _put(result.variables, target, value)
@@ -184,7 +185,7 @@ def convert_state(
             continue
         if want.target.name not in filled:
             result.missing.append(want.target.name)
-            if module not in optional or module in state:
+            if not may_lack(module, key):
                 result.problems.append(
                     f"{module}/{key}: missing, {want.target.name} {list(want.shape)} stays unfilled"
                 )

@@ -1,0 +1,54 @@
+"""Export a checkpoint as the reference's .pth, or as safetensors with a config.json.
+
+A .pth (--format=pytorch) loads strictly into the reference's modules, optimizer included, and
+needs PyTorch to write: pip install -e .[torch]. Safetensors need no PyTorch to write or to read.
+Tensors that only the reference holds are those of the converted file, or zeros where the
+checkpoint never had them: nothing reads them.
+
+    python launch.py export --workdir=runs/released --format=pytorch --output=best.pth
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+NEEDS_CONFIG = False
+
+
+def define_flags() -> None:
+    """Defines --format, --output, --checkpoint, --fineparser and --config."""
+    from absl import flags
+    from ml_collections import config_flags
+
+    flags.DEFINE_enum("format", "pytorch", ["pytorch", "safetensors"], "What to write.")
+    flags.DEFINE_string("output", None, "The file to write.", required=True)
+    flags.DEFINE_string("checkpoint", "best", "Which checkpoint: best, latest or a step.")
+    flags.DEFINE_bool(
+        "fineparser", False, "Leave out the modules that FineCausal added to FineParser."
+    )
+    config_flags.DEFINE_config_file(
+        "config", None, "Config of the run; the workdir's own, or the published network's."
+    )
+
+
+def run(flags: Any) -> int:
+    """Exports; returns the exit code."""
+    if not flags.workdir:
+        raise ValueError("export needs --workdir=DIR, the folder of a run or a conversion")
+    from finecausal_jax.interop import conversion, export
+
+    model = export.model_of(flags.workdir, flags.config)
+    content = export.read_checkpoint(
+        flags.workdir, which=flags.checkpoint, model=model, without_causal=flags.fineparser
+    )
+    if flags.format == "pytorch":
+        export.write_pytorch(content, flags.output, model=model)
+    else:
+        arguments = conversion.model_to_json(model)
+        export.write_safetensors(content, flags.output, model_arguments=arguments)
+    count = sum(len(tensors) for tensors in content.state.values())
+    moments = "with" if content.adam is not None and flags.format == "pytorch" else "without"
+    print(f"wrote {flags.output}: {count} tensors, {moments} Adam's moments")
+    if content.defaults:
+        print(f"{len(content.defaults)} tensors that nothing reads are zeros")
+    return 0

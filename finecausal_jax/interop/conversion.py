@@ -1,0 +1,265 @@
+"""From a weights file to a checkpoint that training, evaluation and every later command take."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from finecausal_jax.interop import checkpoint_files, workdirs
+from finecausal_jax.interop.adam import adam_from_pytorch
+from finecausal_jax.interop.checkpoint_files import WeightsFile, read_weights
+from finecausal_jax.interop.expected import (
+    FRAME_SIZE,
+    Expected,
+    expected_tensors,
+    flat_leaves,
+    full_size,
+)
+from finecausal_jax.interop.order import CAUSAL_MODULES, MODULES
+from finecausal_jax.interop.pytorch import Conversion, State, WeightsError, convert_state
+
+
+@dataclasses.dataclass
+class Converted:
+    """Everything that a converted checkpoint holds, and where it came from.
+
+    Attributes:
+      source: what the file was; its tensors are let go of.
+      model: the FineCausal that it fills.
+      variables: {"params", "batch_stats"}, complete, NumPy arrays.
+      adam: {"mu", "nu", "count"}, or None where the file has no moments.
+      unused: tensors that the model does not hold, kept for the way back.
+      fresh: names of the Flax leaves that the file does not fill.
+      conversion: what became of each tensor.
+      expected: every tensor of a complete released checkpoint.
+    """
+
+    source: WeightsFile
+    model: Any
+    variables: dict[str, Any]
+    adam: dict[str, Any] | None
+    unused: State
+    fresh: list[str]
+    conversion: Conversion
+    expected: Mapping[tuple[str, str], Expected]
+
+
+def convert_file(
+    path: str | pathlib.Path,
+    *,
+    model: Any = None,
+    drop_optimizer: bool = False,
+    frame_size: int = FRAME_SIZE,
+    seed: int = 0,
+) -> Converted:
+    """Reads a weights file and completes it to a whole network.
+
+    Args:
+      path: a FineCausal or FineParser `best.pth`, Kinetics I3D, ImageNet ResNet-34, or a
+        `.safetensors` file of one of these.
+      model: the FineCausal to fill; None takes the one that an exported file's `config.json`
+        describes, else the full-size one.
+      drop_optimizer: leave Adam's moments out.
+      frame_size: of the fresh parts' initialisation, pixels.
+      seed: of the fresh parts' initial values.
+
+    Returns:
+      The network; nothing is written.
+
+    Raises:
+      WeightsError: the file cannot be read or does not fit the model; all offending keys.
+    """
+    source = read_weights(path)
+    if model is None:
+        model = model_from_json(source.model) if source.model else full_size()
+    expected = expected_tensors(model)
+    conversion = convert_state(source.state, expected, may_lack=_may_lack(source.kind))
+    problems = source.problems + conversion.problems
+    adam = None
+    if source.optimizer is not None and not drop_optimizer:
+        modules = [module for module in MODULES if module in source.state]
+        adam, wrong = adam_from_pytorch(source.optimizer, modules, expected)
+        if wrong:
+            problems += [*wrong, "(--drop_optimizer converts the weights without the optimizer)"]
+    if problems:
+        raise WeightsError(str(path), problems)
+    # All that is needed was copied; the file's tensors would be held twice from here on.
+    source.state, source.optimizer = {}, None
+    variables = conversion.variables
+    if conversion.missing:
+        initial = initial_values(model, frame_size, seed)
+        variables = fill_missing(variables, initial)
+    return Converted(
+        source, model, variables, adam, conversion.unused, conversion.missing, conversion, expected
+    )
+
+
+def save_converted(converted: Converted, workdir: str | pathlib.Path) -> pathlib.Path:
+    """Writes a converted network as checkpoint 0 of a workdir, all of it or nothing.
+
+    Args:
+      converted: from `convert_file`.
+      workdir: a run's folder without checkpoints; made where missing.
+
+    Returns:
+      The checkpoint's folder.
+
+    Raises:
+      ValueError: the workdir already has checkpoints.
+    """
+    items = {workdirs.VARIABLES: converted.variables, workdirs.UNUSED: nested(converted.unused)}
+    if converted.adam is not None:
+        items[workdirs.ADAM] = converted.adam
+    origin = {
+        "source": converted.source.path.name,
+        "kind": converted.source.kind,
+        "progress": converted.source.progress,
+        "fresh": converted.fresh,
+        "optimizer": converted.adam is not None,
+        "model": model_to_json(converted.model),
+    }
+    return workdirs.save_new(workdir, step=0, items=items, origin=origin)
+
+
+def load_trunk(path: str | pathlib.Path, *, model: Any = None) -> dict[str, Any]:
+    """Weights of pretrained trunks, as a part of the model's variables.
+
+    Args:
+      path: Kinetics I3D (for `base_model` and the segmenter's trunk) or torchvision's ResNet-34
+        (for `video_encoder/backbone`), `.pth` or `.safetensors`. Their classifiers are dropped.
+      model: the FineCausal they are for; None means the full-size one.
+
+    Returns:
+      {"params", "batch_stats"} with only what the file fills, NumPy arrays.
+
+    Raises:
+      WeightsError: the file is something else or does not fit; all offending keys.
+    """
+    return _load_trunk(path, (checkpoint_files.KINETICS, checkpoint_files.RESNET), model)
+
+
+def initialise_from(
+    variables: Mapping[str, Any],
+    *,
+    kinetics: str | pathlib.Path | None = None,
+    resnet: str | pathlib.Path | None = None,
+    model: Any = None,
+) -> dict[str, Any]:
+    """Puts pretrained trunks into initial variables.
+
+    Args:
+      variables: {"params", "batch_stats"} of the whole model.
+      kinetics: Kinetics I3D, for both I3D trunks; None or "" leaves them as they are.
+      resnet: ImageNet ResNet-34, for the static encoder; None or "" likewise.
+      model: the FineCausal that `variables` belong to; None means the full-size one.
+
+    Returns:
+      New variables; what no file fills is passed on as it is.
+
+    Raises:
+      WeightsError: a file is of another kind or does not fit.
+    """
+    result = {collection: dict(tree) for collection, tree in variables.items()}
+    for path, kind in ((kinetics, checkpoint_files.KINETICS), (resnet, checkpoint_files.RESNET)):
+        if path:
+            result = fill_missing(_load_trunk(path, (kind,), model), result)
+    return result
+
+
+def fill_missing(part: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree `whole` with the leaves of `part` in their places."""
+    return {
+        key: (
+            fill_missing(part.get(key, {}), value)
+            if isinstance(value, Mapping)
+            else part.get(key, value)
+        )
+        for key, value in whole.items()
+    }
+
+
+def initial_values(model: Any, frame_size: int, seed: int) -> dict[str, Any]:
+    """The model's own initial variables, as NumPy arrays."""
+    from finecausal_jax.training.state import init_variables
+
+    return jax.tree.map(np.asarray, init_variables(model, frame_size, jax.random.key(seed)))
+
+
+def model_from_json(arguments: Mapping[str, Any]) -> Any:
+    """A FineCausal from keyword arguments as `config.json` holds them."""
+    from finecausal_jax.models.finecausal import FineCausal
+
+    known = {field.name for field in dataclasses.fields(FineCausal)} - {"parent", "name"}
+    unknown = sorted(arguments.keys() - known)
+    if unknown:
+        raise WeightsError("config.json", [f"model.{name}: no such argument" for name in unknown])
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
+    if "dtype" in values:
+        values["dtype"] = np.dtype(values["dtype"])
+    return FineCausal(**values)
+
+
+def model_to_json(model: Any) -> dict[str, Any]:
+    """FineCausal's keyword arguments as plain values."""
+    values = {
+        field.name: getattr(model, field.name)
+        for field in dataclasses.fields(model)
+        if field.name not in ("parent", "name")
+    }
+    values["dtype"] = np.dtype(values["dtype"]).name
+    return values
+
+
+def nested(state: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """{module: {"a.b.c": array}} as nested dicts, since Orbax joins names with dots itself."""
+    tree: dict[str, Any] = {}
+    for module, tensors in state.items():
+        for key, value in tensors.items():
+            *parents, leaf = key.split(".")
+            node = tree.setdefault(module, {})
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[leaf] = value
+    return tree
+
+
+def flattened(tree: Mapping[str, Any]) -> State:
+    """The inverse of `nested`."""
+    state: State = {}
+    for (module, *key), value in flat_leaves(tree):
+        state.setdefault(module, {})[".".join(key)] = np.asarray(value)
+    return state
+
+
+def _load_trunk(path: str | pathlib.Path, kinds: tuple[str, ...], model: Any) -> dict[str, Any]:
+    source = read_weights(path)
+    if source.kind not in kinds:
+        raise WeightsError(str(path), [f"expected {' or '.join(kinds)}, found {source.kind}"])
+    conversion = convert_state(
+        source.state, expected_tensors(model), may_lack=_may_lack(source.kind)
+    )
+    problems = source.problems + conversion.problems
+    if problems:
+        raise WeightsError(str(path), problems)
+    return conversion.variables
+
+
+def _may_lack(kind: str) -> Callable[[str, str], bool]:
+    """Which tensors a file of some kind need not have; they start fresh."""
+    if kind == checkpoint_files.FINEPARSER:
+        return lambda module, key: module in CAUSAL_MODULES
+    if kind == checkpoint_files.KINETICS:
+        return lambda module, key: (
+            not (
+                module in ("base_model", "segmenter")
+                and any(layer in key for layer in ("conv3d_", "mixed_"))
+            )
+        )
+    if kind == checkpoint_files.RESNET:
+        return lambda module, key: not (module == "video_encoder" and key.startswith("backbone."))
+    return lambda module, key: False

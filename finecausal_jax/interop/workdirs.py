@@ -1,0 +1,107 @@
+"""Checkpoints of a workdir as the converters see them: NumPy arrays in, NumPy arrays out.
+
+The layout is that of training's checkpoints, `DIR/checkpoints/STEP` with named items, so that both
+read what the other wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+FOLDER = "checkpoints"
+VARIABLES, OPTIMISER, ADAM, UNUSED = "variables", "optimiser", "adam", "unused"
+ORIGIN_FILE = "conversion.json"
+
+
+def save_new(
+    workdir: str | pathlib.Path, *, step: int, items: Mapping[str, Any], origin: Mapping[str, Any]
+) -> pathlib.Path:
+    """Writes the first checkpoint of a workdir, all of it or nothing.
+
+    It is written beside the workdir and moved there when complete.
+
+    Args:
+      workdir: made where missing; may hold other files, such as the run's config.
+      step: the checkpoint's number.
+      items: name -> tree of arrays.
+      origin: where the checkpoint comes from, written as `conversion.json`.
+
+    Returns:
+      The checkpoint's folder.
+
+    Raises:
+      ValueError: there are checkpoints already.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    folder = pathlib.Path(workdir).absolute()
+    target = folder / FOLDER
+    refuse_checkpoints(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    stage = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial.", dir=folder.parent))
+    try:
+        ocp.save_checkpointables(stage / FOLDER / str(step), dict(items))
+        (stage / ORIGIN_FILE).write_text(json.dumps(origin, indent=2) + "\n")
+        folder.mkdir(exist_ok=True)
+        if target.exists():
+            target.rmdir()  # empty, see above
+        os.replace(stage / ORIGIN_FILE, folder / ORIGIN_FILE)
+        # Last, since it makes the checkpoint visible.
+        os.replace(stage / FOLDER, target)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    return target / str(step)
+
+
+def refuse_checkpoints(workdir: str | pathlib.Path) -> None:
+    """Raises ValueError if a workdir has checkpoints, which a new one would hide or mix with."""
+    target = pathlib.Path(workdir) / FOLDER
+    if target.exists() and any(target.iterdir()):
+        raise ValueError(f"{target} already holds checkpoints; choose a new --workdir")
+
+
+def find_step(workdir: str | pathlib.Path, which: str) -> int:
+    """The step of the "best" or "latest" checkpoint, or of the one with a given number."""
+    from finecausal_jax.training.checkpoints import CheckpointStore
+
+    folder = pathlib.Path(workdir)
+    if not (folder / FOLDER).is_dir():
+        raise ValueError(f"{folder}: no folder {FOLDER} in it; expected a run's --workdir")
+    with CheckpointStore(folder) as store:
+        return store.find(which)
+
+
+def load_items(workdir: str | pathlib.Path, step: int, names: Sequence[str] = ()) -> dict[str, Any]:
+    """Reads items of a checkpoint as NumPy arrays, wherever and on whatever they were written.
+
+    Args:
+      workdir: the run's folder.
+      step: number of the checkpoint.
+      names: items to read where present; all of them where empty.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    path = pathlib.Path(workdir).absolute() / FOLDER / str(step)
+    metadata = ocp.checkpointables_metadata(path).metadata
+    wanted = [name for name in names or metadata if name in metadata]
+    # Arrays as templates: Orbax then gives arrays of NumPy, not of the devices they were saved on.
+    abstract = {
+        name: jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata[name])
+        for name in wanted
+    }
+    return dict(ocp.load_checkpointables(path, abstract))
+
+
+def read_origin(workdir: str | pathlib.Path) -> dict[str, Any]:
+    """What `save_new` noted about a converted checkpoint; empty for a run that began here."""
+    path = pathlib.Path(workdir) / ORIGIN_FILE
+    return json.loads(path.read_text()) if path.is_file() else {}
