@@ -1,1 +1,1 @@
-"""What the port's speed is measured with; importing it imports neither JAX nor PyTorch."""
+"""What the port's speed is measured with; importing it does not import PyTorch."""
