@@ -26,13 +26,13 @@ def build_dataset(
     """Builds `data_dir/finediving_hm/VERSION` from a release.
 
     TFDS writes into a folder of another name and renames it when it is complete. A data set that
-    is already there is kept if it was built from the same release.
+    is already there is kept if it was built from the same release without skipping any dive.
 
     Args:
       manual_dir: the release.
       data_dir: where data sets go.
       skip_bad: leave dives with problems out and list them in `skipped.json` of the data set.
-      overwrite: replace a data set that was built from another release.
+      overwrite: replace a data set that was built from another release or has skipped dives.
       progress: whether to show progress bars.
 
     Returns:
@@ -41,18 +41,21 @@ def build_dataset(
     Raises:
       ReleaseError: the release has problems; lists them all.
       ValueError: the release or a split is empty, or `data_dir` has a data set of another release
-        and `overwrite` is off.
+        or with skipped
+        dives, and `overwrite` is off.
     """
     root, data_dir = pathlib.Path(manual_dir).absolute(), pathlib.Path(data_dir).absolute()
     folder = data_dir / DATASET_NAME / DATASET_VERSION
     print_of_release = fingerprint(root, skip_bad=skip_bad)
     _clear_leftovers(folder)
     if folder.exists():
-        if _built_from(folder) == print_of_release:
+        # Skipped dives may have been put right since, which the fingerprint does not tell.
+        complete = not (folder / "skipped.json").exists()
+        if complete and _built_from(folder) == print_of_release:
             return folder
         if not overwrite:
             raise ValueError(
-                f"{folder} was built from another release than {root} (or with other skipping): "
+                f"{folder} was built from another release than {root}, or has skipped dives: "
                 "pass --overwrite to replace it, or choose another config.data.data_dir"
             )
     import tensorflow_datasets as tfds

@@ -21,7 +21,9 @@ def define_flags() -> None:
         "skip_bad", False, "leave dives with problems out and list them in skipped.json"
     )
     absl_flags.DEFINE_bool(
-        "overwrite", False, "replace a data set that was built from another release"
+        "overwrite",
+        False,
+        "replace a data set that was built from another release or has skipped dives",
     )
 
 
