@@ -41,8 +41,7 @@ def build_dataset(
     Raises:
       ReleaseError: the release has problems; lists them all.
       ValueError: the release or a split is empty, or `data_dir` has a data set of another release
-        or with skipped
-        dives, and `overwrite` is off.
+        or with skipped dives, and `overwrite` is off.
     """
     root, data_dir = pathlib.Path(manual_dir).absolute(), pathlib.Path(data_dir).absolute()
     folder = data_dir / DATASET_NAME / DATASET_VERSION

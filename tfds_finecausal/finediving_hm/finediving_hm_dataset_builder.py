@@ -82,6 +82,13 @@ class Builder(tfds.core.ShardBasedBuilder):
             disable_shuffling=True,
         )
 
+    # TFDS would announce a download of unknown size; nothing is downloaded.
+    def _log_download_bytes(self) -> None:
+        pass
+
+    def _log_download_done(self) -> None:
+        pass
+
     def _shard_iterators_per_split(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, list[Shard]]:
