@@ -189,8 +189,8 @@ def _read_table(
     """Returns the split's rows, its shards as `path[first:end]`, and its number of records."""
     if not (folder / "dataset_info.json").is_file():
         raise ValueError(
-            f"no built data set in {folder}: run `python launch.py build --config=CONFIG "
-            "--workdir=DIR` first (config.data.manual_dir is the release, config.data.data_dir "
+            f"no built data set in {folder}: run `python launch.py build --config=CONFIG` "
+            "first (config.data.manual_dir is the release, config.data.data_dir "
             "where the data set goes)"
         )
     import tensorflow_datasets as tfds
