@@ -188,7 +188,7 @@ def write_safetensors(
             f"{beside} is not an export's and would be replaced; choose another folder"
         )
     tensors = {
-        f"{module}/{key}": np.ascontiguousarray(value)
+        f"{module}/{key}": np.asarray(value, order="C")
         for module, state in export.state.items()
         for key, value in state.items()
     }

@@ -9,6 +9,7 @@ import jraph
 import numpy as np
 from jaxtyping import Array, Float
 
+from finecausal_jax.models.initial_values import glorot_uniform
 from finecausal_jax.models.layers import Dense, LayerNorm, add_bias
 
 # Kinds of node, in the order in which the graph lists them.
@@ -72,13 +73,12 @@ class GATv2(nn.Module):
         n, width = graph.nodes.shape[0], self.heads * self.features
 
         def project(name: str) -> Float[Array, "n head d"]:
-            glorot = nn.initializers.glorot_uniform()
-            layer = Dense(width, dtype=self.dtype, kernel_init=glorot, name=name)
+            layer = Dense(width, dtype=self.dtype, kernel_init=glorot_uniform, name=name)
             return layer(graph.nodes).reshape(n, self.heads, self.features)
 
         source, target = project("lin_l"), project("lin_r")
         shape = (self.heads, self.features)
-        att = self.param("att", nn.initializers.glorot_uniform(), shape).astype(self.dtype)
+        att = self.param("att", glorot_uniform, shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (width,))
 
         sent = source[graph.senders]  # [e, head, d]

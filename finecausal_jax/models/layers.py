@@ -1,6 +1,6 @@
 """Blocks shared by the modules, with the reference's (PyTorch's) conventions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -9,18 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from finecausal_jax.models.convolution import convolve
+from finecausal_jax.models.initial_values import Initializer, uniform_fan_in
 
 NORM_EPSILON = 1e-5  # PyTorch's default for BatchNorm and LayerNorm
-
-
-def uniform_fan_in(fan_in: int) -> Callable[..., jax.Array]:
-    """PyTorch's initial values for linear and convolution layers: U(-1, 1) / sqrt(fan_in)."""
-    bound = fan_in**-0.5
-
-    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
 
 
 class Conv(nn.Module):
@@ -42,7 +33,7 @@ class Conv(nn.Module):
     padding: tuple[tuple[int, int], ...] = ()
     use_bias: bool = False
     dtype: Any = jnp.float32
-    kernel_init: Callable[..., jax.Array] | None = None
+    kernel_init: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "n *space i"]) -> Float[Array, "n *space_out o"]:
@@ -67,7 +58,7 @@ class Dense(nn.Module):
     features: int
     use_bias: bool = True
     dtype: Any = jnp.float32
-    kernel_init: Callable[..., jax.Array] | None = None
+    kernel_init: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "*lead i"]) -> Float[Array, "*lead o"]:

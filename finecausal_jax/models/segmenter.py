@@ -1,16 +1,14 @@
 """Foreground masks of the diver, from side outputs of a second I3D trunk."""
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from finecausal_jax.models.convolution import upsample
 from finecausal_jax.models.i3d import I3D
+from finecausal_jax.models.initial_values import bilinear_upsampling, normal
 from finecausal_jax.models.layers import Conv, add_bias
 
 SIDE_CHANNELS = 16
@@ -21,7 +19,7 @@ SIDE_STRIDES = {
     "mixed_3c": (2, 8, 8),
     "mixed_4f": (4, 16, 16),
 }
-small_normal = nn.initializers.normal(1e-3)  # as the reference fills every plain convolution here
+small_normal = normal(1e-3)  # as the reference fills every plain convolution here
 
 
 class Segmenter(nn.Module):
@@ -104,19 +102,3 @@ class UpsampleKernel(nn.Module):
     def __call__(self) -> Array:
         shape = (*self.window, self.channels, self.channels)
         return self.param("kernel", bilinear_upsampling, shape)
-
-
-def bilinear_upsampling(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
-    """Bilinear in space, constant over depth, on the diagonal of the channels."""
-    del key  # the same in every network
-    _, height, width, channels, _ = shape
-
-    def tent(size: int) -> Array:
-        factor = math.ceil(size / 2)
-        centre = factor - 1 if size % 2 else factor - 0.5
-        return 1 - jnp.abs(jnp.arange(size) - centre) / factor
-
-    plane = tent(height)[:, None] * tent(width)[None, :]  # [h, w]
-    diagonal = jnp.eye(channels)
-    kernel = plane[None, :, :, None, None] * diagonal[None, None, None]
-    return jnp.broadcast_to(kernel, tuple(shape)).astype(dtype)

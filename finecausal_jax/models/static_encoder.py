@@ -8,12 +8,12 @@ from jaxtyping import Array, Float, Int
 
 from finecausal_jax.models.convolution import max_pool
 from finecausal_jax.models.i3d import scaled
+from finecausal_jax.models.initial_values import he_normal_fan_out
 from finecausal_jax.models.layers import BatchNorm, Conv, DoubleConv
 from finecausal_jax.models.stages import pool_frames
 
 BLOCKS = (3, 4, 6, 3)  # ResNet-34: basic blocks in each of its four layers
 WIDTHS = (64, 128, 256, 512)
-he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
 
 
 class BasicBlock(nn.Module):
@@ -35,7 +35,7 @@ class BasicBlock(nn.Module):
                 (step, step),
                 (pad, pad),
                 dtype=self.dtype,
-                kernel_init=he_fan_out,
+                kernel_init=he_normal_fan_out,
                 name=name,
             )
 
@@ -65,7 +65,7 @@ class ResNet34(nn.Module):
             (2, 2),
             ((3, 3), (3, 3)),
             dtype=self.dtype,
-            kernel_init=he_fan_out,
+            kernel_init=he_normal_fan_out,
             name="conv1",
         )
         norm = BatchNorm(dtype=self.dtype, name="bn1")

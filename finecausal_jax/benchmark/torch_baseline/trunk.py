@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from finecausal_jax.benchmark.torch_baseline.opaque_pool import max_pool3d
+
 # Channels of a mixed block's six units [b0, b1a, b1b, b2a, b2b, b3] (GoogLeNet's table 1).
 _MIXED_CHANNELS = {
     "mixed_3b": (64, 96, 128, 16, 32, 32),
@@ -143,9 +145,13 @@ class PaddedMaxPool(nn.Module):
         super().__init__()
         self.padding = _padding(kernel, stride)
         self.pool = nn.MaxPool3d(tuple(kernel), tuple(stride), ceil_mode=True)
+        self.opaque = False  # hides the pool from `torch.compile`, with the same result
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.pool(F.pad(x, self.padding))
+        padded = F.pad(x, self.padding)
+        if self.opaque:
+            return max_pool3d(padded, self.pool.kernel_size, self.pool.stride)
+        return self.pool(padded)
 
 
 def _padding(kernel: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:

@@ -1,0 +1,64 @@
+"""The same network and protocol, shrunk for two CPU cores, on rendered (made) dives.
+
+    make demo
+
+or, one command at a time:
+
+    python launch.py render --config=configs/demo.py
+    python launch.py build --config=configs/demo.py
+    python launch.py train --config=configs/demo.py --workdir=runs/demo
+    python launch.py evaluate --config=configs/demo.py --workdir=runs/demo --checkpoint=latest
+"""
+
+import importlib.util
+import pathlib
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the full-size config with smaller sizes and a training that starts from nothing."""
+    config = _full_size()
+    config.data_name = "rendered data"
+
+    config.data.manual_dir = "data/rendered"
+    config.data.data_dir = "data/rendered_tfds"
+    config.data.workers = 0
+    config.data.frames = 48
+    config.data.frame_size = 64
+    config.data.resize_width = 64
+    config.data.resize_height = 114  # 200 / 112 of the width, as at full size
+
+    config.model.windows = 5
+    config.model.window_stride = 8
+    config.model.width = 0.125
+    config.model.frame_width = 0.25
+    config.model.embedding = 16
+    config.model.stage_frames = (18, 30, 24)
+    config.model.stage_margin = 3
+    config.model.base_batch_norm = "batch"  # no Kinetics weights to keep
+
+    config.train.epochs = 10
+    config.train.batch_size = 4
+    config.train.accumulate = 1
+    config.train.base_lr = 2e-3
+    config.train.base_model_lr = 2e-3
+    config.train.warmup_epochs = 1
+    config.train.schedule_epochs = 10
+    config.train.evaluate_every = 0  # only at the end
+    config.train.checkpoint_every = 50
+
+    config.rendered.train_dives = 180
+    config.rendered.test_dives = 60
+    config.rendered.width = 160
+    config.rendered.height = 90
+    return config
+
+
+def _full_size() -> ml_collections.ConfigDict:
+    # Config files are loaded by path, so a neighbour is no module to import.
+    path = pathlib.Path(__file__).with_name("finediving_hm.py")
+    spec = importlib.util.spec_from_file_location("finediving_hm_config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()

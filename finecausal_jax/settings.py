@@ -1,0 +1,110 @@
+"""From a config (ml_collections) to the plain settings that the code takes.
+
+Only this module, the commands and the training loop read a config; models, data and steps take
+plain arguments.
+"""
+
+import json
+from typing import Any
+
+import jax.numpy as jnp
+import ml_collections
+
+from finecausal_jax.data.preprocessing import Preprocessing
+from finecausal_jax.models.finecausal import FineCausal
+from finecausal_jax.training.schedule import Schedule
+from finecausal_jax.training.state import Optimiser
+from finecausal_jax.training.steps import StepSettings
+
+# What may differ when a run is resumed: where things lie, how fast they come and what is shown.
+FREE_ON_RESUME = (
+    "data.manual_dir",
+    "data.data_dir",
+    "data.workers",
+    "evaluate",
+    "rendered",
+    "train.epochs",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.evaluate_every",
+    "train.evaluate_every_late",
+    "train.evaluate_late_from",
+)
+
+
+def make_model(config: ml_collections.ConfigDict) -> FineCausal:
+    """The network of `config.model`, for videos of `config.data.frames`."""
+    arguments = config.model.to_dict()
+    arguments["dtype"] = jnp.dtype(arguments["dtype"])
+    arguments["stage_frames"] = tuple(arguments["stage_frames"])
+    return FineCausal(frames=config.data.frames, **arguments)
+
+
+def make_preprocessing(config: ml_collections.ConfigDict) -> Preprocessing:
+    """The sizes of `config.data`."""
+    data = config.data
+    return Preprocessing(
+        frames=data.frames,
+        frame_size=data.frame_size,
+        resize_width=data.resize_width,
+        resize_height=data.resize_height,
+        keep_aspect=data.keep_aspect,
+    )
+
+
+def make_optimiser_settings(config: ml_collections.ConfigDict, steps_per_epoch: int) -> Optimiser:
+    """The optimiser and schedule of `config.train`."""
+    train = config.train
+    schedule = Schedule(
+        iterations_per_epoch=steps_per_epoch,
+        base_lr=train.base_lr,
+        lr_factor=train.lr_factor,
+        warmup_epochs=train.warmup_epochs,
+        max_epoch=train.schedule_epochs,
+        base_model_lr=train.base_model_lr,
+    )
+    return Optimiser(schedule, train.accumulate, train.clip_norm)
+
+
+def make_step_settings(config: ml_collections.ConfigDict, steps_per_epoch: int) -> StepSettings:
+    """What a training step does besides."""
+    return StepSettings(
+        freeze_base=config.train.freeze_base,
+        max_epoch=config.train.schedule_epochs,
+        steps_per_epoch=steps_per_epoch,
+        static_labels_until=config.train.static_labels_until,
+    )
+
+
+def to_json(config: ml_collections.ConfigDict) -> str:
+    """The config as stable, readable JSON."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True, default=list) + "\n"
+
+
+def differences(saved: str, config: ml_collections.ConfigDict) -> list[str]:
+    """What keeps a run from going on under another config.
+
+    Args:
+      saved: `to_json` of the config the run began with.
+      config: the config it is to go on with.
+
+    Returns:
+      One line a key, "key: was X, is Y"; keys in `FREE_ON_RESUME` are passed over.
+    """
+    before, now = _flat(json.loads(saved)), _flat(json.loads(to_json(config)))
+    lines = []
+    for key in sorted(before.keys() | now.keys()):
+        free = any(key == name or key.startswith(name + ".") for name in FREE_ON_RESUME)
+        if not free and before.get(key) != now.get(key):
+            lines.append(f"{key}: was {before.get(key)!r}, is {now.get(key)!r}")
+    return lines
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

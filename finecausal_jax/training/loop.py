@@ -1,0 +1,296 @@
+"""The training loop: everything around the pure step that touches clocks, files and the screen."""
+
+import functools
+import json
+import math
+import os
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from finecausal_jax import settings
+from finecausal_jax.data import pipeline
+from finecausal_jax.data.dives import DiveSource
+from finecausal_jax.evaluation.protocol import Evaluation, evaluate
+from finecausal_jax.models.finecausal import FineCausal
+from finecausal_jax.training import sharding
+from finecausal_jax.training.checkpoints import OPTIMISER, PIPELINE, VARIABLES, CheckpointStore
+from finecausal_jax.training.losses import Losses
+from finecausal_jax.training.metrics_log import MetricsLog
+from finecausal_jax.training.state import TrainState, init_state, init_variables, make_optimiser
+from finecausal_jax.training.steps import train_step
+
+CONFIG_FILE = "config.json"
+
+
+class NonFiniteLossError(ValueError):
+    """A loss is infinite or not a number; nothing after the last checkpoint was saved."""
+
+
+def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> TrainState:
+    """Trains, or goes on with the training that `workdir` holds.
+
+    Args:
+      config: as `configs/finediving_hm.py`.
+      workdir: the run's folder; created where missing.
+
+    Returns:
+      The state after the last step.
+
+    Raises:
+      ValueError: the workdir belongs to another config, a split is empty, a batch cannot be shared
+        by the devices, or a loss is not finite.
+    """
+    folder = pathlib.Path(workdir)
+    mesh = sharding.make_mesh()
+    sharding.check_batch_size("config.train.batch_size", config.train.batch_size, mesh)
+    source = DiveSource(config.data.data_dir, "train")
+    test_source = DiveSource(config.data.data_dir, "test")
+    claim_workdir(folder, config)
+
+    steps_per_epoch = math.ceil(len(source) / config.train.batch_size)
+    last_step = config.train.epochs * steps_per_epoch
+    model = settings.make_model(config)
+    step_function, optimiser = make_step(config, model, steps_per_epoch, mesh)
+    run_key, init_key = jax.random.split(jax.random.key(config.seed))
+    batches = pipeline.training_batches(
+        source,
+        settings.make_preprocessing(config),
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        workers=config.data.workers,
+        shard_index=jax.process_index(),
+        shard_count=jax.process_count(),
+    )
+    with CheckpointStore(folder) as store:
+        state = _first_state(config, store, model, optimiser, batches, init_key, mesh)
+        first_step = int(state.step)
+        log = MetricsLog(folder, first_step)
+        watch = _Watch(log, steps_per_epoch, first_step)
+
+        def save(state: TrainState, metrics: dict[str, float] | None = None) -> None:
+            watch.flush()  # a state behind a loss that is not finite must not be saved
+            optimiser_item = {"step": state.step, "opt_state": state.opt_state}
+            items = {
+                VARIABLES: state.variables,
+                OPTIMISER: optimiser_item,
+                PIPELINE: batches.get_state(),
+            }
+            store.save(int(state.step), items, metrics)
+
+        bar = tqdm(
+            total=last_step, initial=first_step, desc="training", unit="step", disable=None
+        )
+        try:
+            for step in range(first_step + 1, last_step + 1):
+                batch = sharding.place_batch(next(batches), mesh)
+                state, parts = step_function(state, batch, run_key)
+                watch.add(step, parts)
+                bar.update()
+                if step % config.train.log_every == 0 or step == last_step:
+                    bar.set_postfix_str(watch.flush())
+                if _is_evaluation(config.train, step, steps_per_epoch, last_step):
+                    result = evaluate_variables(
+                        config, model, state.variables, test_source, source, mesh
+                    )
+                    log.write(step, {f"test/{k}": v for k, v in result.metrics.items()})
+                    save(state, result.metrics)
+                    tqdm.write(_line(step, steps_per_epoch, result))
+                elif step % config.train.checkpoint_every == 0:
+                    save(state)
+        finally:
+            bar.close()
+            batches.close()
+            log.close()
+    return state
+
+
+def make_step(
+    config: ml_collections.ConfigDict, model: FineCausal, steps_per_epoch: int, mesh: Any
+) -> tuple[Callable[..., tuple[TrainState, Losses]], Any]:
+    """The jitted training step over a mesh, with a donated state, and its optimiser.
+
+    Args:
+      config: for `config.train`.
+      model: the network.
+      steps_per_epoch: micro-batches an epoch.
+      mesh: from `sharding.make_mesh`.
+
+    Returns:
+      A function (state, batch, key) -> (state, losses), and the optimiser.
+    """
+    optimiser = make_optimiser(settings.make_optimiser_settings(config, steps_per_epoch))
+    whole, split = sharding.replicated(mesh), sharding.over_data(mesh)
+    step = functools.partial(
+        train_step,
+        model=model,
+        optimiser=optimiser,
+        settings=settings.make_step_settings(config, steps_per_epoch),
+    )
+    jitted = jax.jit(
+        step,
+        in_shardings=(whole, split, whole),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+    )
+    return jitted, optimiser
+
+
+def evaluate_variables(
+    config: ml_collections.ConfigDict,
+    model: FineCausal,
+    variables: Any,
+    test_source: DiveSource,
+    train_source: DiveSource,
+    mesh: Any,
+) -> Evaluation:
+    """Evaluates a network on the test split as `config.evaluate` says."""
+    options = config.evaluate
+    for name in ("video_batch", "pair_batch"):
+        sharding.check_batch_size(f"config.evaluate.{name}", options[name], mesh)
+    dives = len(test_source)
+    return evaluate(
+        model,
+        variables,
+        test_source,
+        train_source,
+        settings.make_preprocessing(config),
+        rows=range(min(options.max_dives or dives, dives)),
+        exemplars=options.exemplars,
+        seed=config.seed,
+        video_batch=options.video_batch,
+        pair_batch=options.pair_batch,
+        workers=config.data.workers,
+        sharding=sharding.over_data(mesh),
+    )
+
+
+def claim_workdir(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Writes the config into a new workdir; refuses one that another config began."""
+    path = folder / CONFIG_FILE
+    if path.exists():
+        changed = settings.differences(path.read_text(), config)
+        if changed:
+            raise ValueError(
+                f"workdir {folder} was begun with another config; choose a new --workdir, or "
+                "set back:\n  " + "\n  ".join(changed)
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".partial")
+    temporary.write_text(settings.to_json(config))
+    os.replace(temporary, path)
+
+
+def _first_state(
+    config: ml_collections.ConfigDict,
+    store: CheckpointStore,
+    model: FineCausal,
+    optimiser: Any,
+    batches: Any,
+    key: jax.Array,
+    mesh: Any,
+) -> TrainState:
+    """The latest checkpoint's state, with the pipeline moved to its place, or a fresh one."""
+    whole = sharding.replicated(mesh)
+
+    def fresh(key: jax.Array) -> TrainState:
+        return init_state(init_variables(model, config.data.frame_size, key), optimiser)
+
+    if not store.steps():
+        logging.warning(
+            "training starts from random values: the trunks and ResNet-34 are untrained"
+        )
+        return jax.device_put(fresh(key), whole)
+    step = store.find("latest")
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
+        jax.eval_shape(fresh, key),
+    )
+    optimiser_item = {"step": abstract.step, "opt_state": abstract.opt_state}
+    wanted = {VARIABLES: abstract.variables, OPTIMISER: optimiser_item, PIPELINE: None}
+    items = store.load(step, wanted)
+    batches.set_state(items[PIPELINE])
+    logging.info("going on after step %d", step)
+    return TrainState(**items[OPTIMISER], **items[VARIABLES])
+
+
+def _is_evaluation(train: Any, step: int, steps_per_epoch: int, last_step: int) -> bool:
+    """Every few epochs, more often later, and at the end."""
+    if step == last_step:
+        return True
+    if step % steps_per_epoch or not train.evaluate_every:
+        return False
+    epoch = step // steps_per_epoch
+    late = epoch >= train.evaluate_late_from
+    return epoch % (train.evaluate_every_late if late else train.evaluate_every) == 0
+
+
+def _line(step: int, steps_per_epoch: int, result: Evaluation) -> str:
+    values = result.metrics
+    return (
+        f"epoch {step / steps_per_epoch:g}: Spearman {values['spearman']:.3f}, execution "
+        f"{values['execution_spearman']:.3f}, R-l2 x100 {values['r_l2_x100']:.3f}, "
+        f"tIoU@0.5 {values['tiou_50']:.2f}"
+    )
+
+
+class _Watch:
+    """Collects losses on the device and looks at them now and then: looking waits for the device.
+
+    Args:
+      log: where means go.
+      steps_per_epoch: micro-batches an epoch.
+      step: the step the run stands at.
+    """
+
+    def __init__(self, log: MetricsLog, steps_per_epoch: int, step: int):
+        self._log = log
+        self._steps_per_epoch = steps_per_epoch
+        self._pending: list[tuple[int, Losses]] = []
+        self._since = (step, time.monotonic())
+        self._text = ""
+
+    def add(self, step: int, parts: Losses) -> None:
+        self._pending.append((step, parts))
+
+    def flush(self) -> str:
+        """Logs means since the last look; raises on one that is not finite."""
+        if not self._pending:
+            return self._text
+        steps = [step for step, _ in self._pending]
+        parts = jax.device_get([parts for _, parts in self._pending])
+        self._pending = []
+        means = {}
+        for name in ("loss", "loss_aqa", "loss_tas", "loss_mask"):
+            values = np.array([getattr(part, name) for part in parts], np.float64)
+            bad = [s for s, v in zip(steps, values, strict=True) if not math.isfinite(v)]
+            if bad:
+                raise NonFiniteLossError(
+                    f"{name} is {values[steps.index(bad[0])]} at step {bad[0]}; the last "
+                    "checkpoint is from before. Lower config.train.base_lr or set "
+                    "config.train.clip_norm, then run the same command with a new --workdir"
+                )
+            means[name] = float(np.mean(values))
+        before, then = self._since
+        now = time.monotonic()
+        rate = (steps[-1] - before) / max(now - then, 1e-9)
+        self._since = (steps[-1], now)
+        self._log.write(
+            steps[-1],
+            {f"train/{k}": v for k, v in means.items()}
+            | {"train/epoch": steps[-1] / self._steps_per_epoch, "train/steps_per_second": rate},
+        )
+        self._text = f"loss {means['loss']:.3g}, difference {means['loss_aqa']:.3g}"
+        return self._text
+
+
+def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """The config that a workdir's run began with."""
+    return json.loads((pathlib.Path(workdir) / CONFIG_FILE).read_text())

@@ -1,0 +1,105 @@
+"""The three losses and their learned weighting, as the reference trains them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+# Of the difference, the transitions and the masks, in the order of the learned weights `awl`.
+LOSS_WEIGHTS = (5.0, 1.0, 1.0)
+FOCAL_GAMMA = 2.0
+
+
+@flax.struct.dataclass
+class Losses:
+    """Scalars, float32: the weighted sum and its three parts before weighting."""
+
+    loss: Any
+    loss_aqa: Any
+    loss_tas: Any
+    loss_mask: Any
+
+
+def delta_loss(
+    delta: Float[Array, "v 1"], query: Float[Array, " b"], exemplar: Float[Array, " b"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Mean squared errors of the predicted differences in completeness.
+
+    Args:
+      delta: predictions, rows as in `Outputs.delta`.
+      query: completeness of each query, points.
+      exemplar: completeness of each exemplar, points.
+
+    Returns:
+      The errors query -> exemplar and exemplar -> query, points squared. Training sums both;
+      evaluation reports the first.
+    """
+    b = query.shape[0]
+    difference = query - exemplar
+    forward = jnp.mean(jnp.square(delta[:b, 0] - difference))
+    backward = jnp.mean(jnp.square(delta[b:, 0] + difference))
+    return forward, backward
+
+
+def transition_loss(
+    probability: Float[Array, "v t 2"], transitions: Int[Array, "v 2"]
+) -> Float[Array, ""]:
+    """Mean binary cross-entropy of each frame against the labelled frame of each transition."""
+    frames = jnp.arange(probability.shape[1])[None, :, None]
+    target = frames == transitions[:, None, :]
+    chosen = jnp.where(target, probability, 1 - probability)
+    # PyTorch bounds the logarithm at -100, so that a certain mistake stays finite.
+    return -jnp.mean(jnp.maximum(jnp.log(chosen), -100.0))
+
+
+def mask_loss(
+    mask_logits: Sequence[Float[Array, "v n f h w"]], mask: Float[Array, "v t h w"], stride: int
+) -> Float[Array, ""]:
+    """Sum over the maps of logits of the mean binary focal loss (Lin et al., ICCV 2017; no alpha).
+
+    Args:
+      mask_logits: the five maps.
+      mask: foreground in 0..1; rounded here.
+      stride: frames from one window to the next.
+    """
+    target = window_masks(mask, mask_logits[0].shape[1], mask_logits[0].shape[2], stride)
+    return sum((_focal(logits, target) for logits in mask_logits), jnp.float32(0))
+
+
+def window_masks(
+    mask: Float[Array, "v t h w"], windows: int, frames: int, stride: int
+) -> Float[Array, "v n f h w"]:
+    """Cuts masks into the model's windows and rounds them to 0 or 1 (half to even)."""
+    starts = range(0, windows * stride, stride)
+    return jnp.round(jnp.stack([mask[:, s : s + frames] for s in starts], axis=1))
+
+
+def total_loss(
+    weights: Float[Array, " 3"],
+    loss_aqa: Float[Array, ""],
+    loss_tas: Float[Array, ""],
+    loss_mask: Float[Array, ""],
+) -> Losses:
+    """Weighs the losses by learned p: sum of w (L / (2 p^2) + log(1 + p^2)).
+
+    After Liebel and Koerner, Auxiliary Tasks in Multi-task Learning (2018).
+    """
+    squared = jnp.square(weights)
+    parts = (loss_aqa, loss_tas, loss_mask)
+    loss = sum(
+        (
+            weight * (0.5 / squared[i] * part + jnp.log1p(squared[i]))
+            for i, (weight, part) in enumerate(zip(LOSS_WEIGHTS, parts, strict=True))
+        ),
+        jnp.float32(0),
+    )
+    return Losses(loss, loss_aqa, loss_tas, loss_mask)
+
+
+def _focal(logits: Float[Array, "*m"], target: Float[Array, "*m"]) -> Float[Array, ""]:
+    # softplus(-x) for foreground, softplus(x) for background: the cross-entropy without overflow.
+    error = jax.nn.softplus(jnp.where(target > 0.5, -logits, logits))
+    return jnp.mean((1 - jnp.exp(-error)) ** FOCAL_GAMMA * error)

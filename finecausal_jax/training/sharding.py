@@ -1,0 +1,49 @@
+"""How a run's arrays lie on devices: batches split over the data axis, the state on every device."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+DATA_AXIS = "data"
+
+
+def make_mesh() -> Mesh:
+    """All devices of all hosts along one axis, `data`; XLA propagates layouts by itself."""
+    return jax.make_mesh((jax.device_count(),), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+
+
+def over_data(mesh: Mesh) -> NamedSharding:
+    """Splits the leading axis of every array over the data axis."""
+    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Keeps a whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
+    """Raises ValueError where a batch cannot be split evenly over the devices."""
+    devices = mesh.size
+    if batch_size % devices:
+        raise ValueError(
+            f"{name} is {batch_size}, which {devices} devices cannot share evenly; use a multiple "
+            f"of {devices}"
+        )
+
+
+def place_batch(batch: Any, mesh: Mesh) -> Any:
+    """Puts this host's part of a batch on its devices, as one array over all hosts.
+
+    Args:
+      batch: tree of NumPy arrays; their leading axis is this host's share.
+      mesh: from `make_mesh`.
+    """
+    sharding = over_data(mesh)
+
+    def place(array: np.ndarray) -> jax.Array:
+        return jax.make_array_from_process_local_data(sharding, array)
+
+    return jax.tree.map(place, batch)

@@ -1,0 +1,95 @@
+"""The training state and the optimiser, built from plain settings."""
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from finecausal_jax.models.finecausal import FineCausal
+from finecausal_jax.training.schedule import Schedule, optax_schedules
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a training step changes.
+
+    Attributes:
+      step: int32 [], micro-batches done.
+      params: parameters, float32.
+      batch_stats: running statistics of every BatchNorm.
+      opt_state: optax's state, with gradients accumulated so far.
+    """
+
+    step: Any
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The state as `FineCausal.apply` takes it."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimiser:
+    """Adam with the reference's rates; see `make_optimiser`.
+
+    Attributes:
+      schedule: learning rates by micro-batch.
+      accumulate: micro-batches whose gradients one step adds up (sums, as the reference does).
+      clip_norm: largest global norm of the summed gradient; 0 for no limit, as in the reference.
+    """
+
+    schedule: Schedule
+    accumulate: int = 2
+    clip_norm: float = 0.0
+
+
+def make_optimiser(settings: Optimiser) -> optax.GradientTransformation:
+    """Adam without weight decay, with one rate for `base_model` and one for all else."""
+    rates = optax_schedules(settings.schedule, settings.accumulate)
+    scale = optax.multi_transform(
+        {group: optax.scale_by_learning_rate(rate) for group, rate in rates.items()}, _groups
+    )
+    clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
+    adam = optax.chain(clip, optax.scale_by_adam(), scale)
+    steps = optax.MultiSteps(adam, settings.accumulate, use_grad_mean=False)
+    return steps.gradient_transformation()
+
+
+def init_variables(model: FineCausal, frame_size: int, key: jax.Array) -> dict[str, Any]:
+    """Initial parameters and statistics.
+
+    Args:
+      model: the network.
+      frame_size: height and width of its frames, pixels.
+      key: fixes every random value.
+    """
+
+    shape = (1, model.frames, frame_size, frame_size, 3)
+    video = jax.ShapeDtypeStruct(shape, jnp.float32)
+    # Lazily: the values need no forward pass. Not jitted: compiling all draws as one program takes
+    # minutes on a CPU, one by one they share a few kernels.
+    # In training mode fewer values depend on parameters alone, and only those are computed.
+    return model.lazy_init({"params": key, "dropout": key}, video, video, train=True)
+
+
+def init_state(variables: dict[str, Any], optimiser: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=optimiser.init(variables["params"]),
+    )
+
+
+def _groups(params: Any) -> Any:
+    return {
+        module: jax.tree.map(lambda _, m=module: "base_model" if m == "base_model" else "rest", tree)
+        for module, tree in params.items()
+    }

@@ -1,0 +1,60 @@
+"""Runs one command of FineCausal in JAX.
+
+    python launch.py COMMAND --config=configs/NAME.py --workdir=DIR [--config.key=value ...]
+
+`python launch.py COMMAND --help` explains a command and its flags; without a command, all are
+listed.
+"""
+
+import ast
+import importlib
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags
+from ml_collections import config_flags
+
+COMMANDS = pathlib.Path(__file__).parent / "finecausal_jax" / "commands"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Picks the command, parses its flags and hands over; returns the exit code."""
+    names = [path.stem for path in sorted(COMMANDS.glob("[a-z]*.py"))]
+    if len(argv) < 2 or argv[1] not in names:
+        asked = len(argv) > 1 and argv[1] not in ("-h", "--help", "help")
+        if asked:
+            print(f"launch.py: no command {argv[1]!r}", file=sys.stderr)
+        print(__doc__ + "\nCommands:\n" + "\n".join(_summary(name) for name in names))
+        return 2 if asked or len(argv) < 2 else 0
+    command = importlib.import_module(f"finecausal_jax.commands.{argv[1]}")
+    if command.NEEDS_CONFIG:
+        config_flags.DEFINE_config_file("config", None, "Config file, such as configs/demo.py.")
+        flags.mark_flag_as_required("config")
+    flags.DEFINE_string("workdir", None, "Folder of the run: config, checkpoints, metrics, reports.")
+    command.define_flags()
+    # absl shows this module's docstring for --help.
+    sys.modules["__main__"].__doc__ = f"launch.py {argv[1]}: {command.__doc__}"
+    sys.argv = [argv[0], *argv[2:]]
+    app.run(lambda rest: _run(command, rest))
+    return 0
+
+
+def _run(command, rest: Sequence[str]) -> int:
+    try:
+        if len(rest) > 1:
+            raise ValueError(f"unexpected arguments {list(rest[1:])}: flags start with --")
+        return command.run(flags.FLAGS) or 0
+    except ValueError as error:
+        # Bad input, explained by its text; anything else is a fault here and keeps its traceback.
+        print(f"launch.py: {error}", file=sys.stderr)
+        return 2
+
+
+def _summary(name: str) -> str:
+    doc = ast.get_docstring(ast.parse((COMMANDS / f"{name}.py").read_text())) or ""
+    return f"  {name:10} {doc.splitlines()[0]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
