@@ -70,6 +70,19 @@ class TestTrunk:
         assert pooled.shape == (1, 1, 2, 4, 4)
         assert pooled[0, 0, 0, 3, 3] == 97  # last pixel of depth 1
 
+    @pytest.mark.parametrize("kernel", [(3, 3, 3), (2, 2, 2), (1, 3, 3)])
+    def test_hidden_pool_has_the_same_values_and_gradients(self, kernel):
+        pool = trunk.PaddedMaxPool(kernel, (2, 2, 2))
+        inputs = [torch.rand(2, 3, 4, 7, 7, requires_grad=True)]
+        inputs.append(inputs[0].detach().clone().requires_grad_())
+        outputs = [pool(inputs[0])]
+        pool.opaque = True
+        outputs.append(pool(inputs[1]))
+        torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=0)
+        for out in outputs:
+            (out * torch.arange(out.numel()).reshape(out.shape)).sum().backward()
+        torch.testing.assert_close(inputs[1].grad, inputs[0].grad, rtol=0, atol=0)
+
     def test_conv_unit_matches_its_definition(self):
         unit = trunk.ConvUnit(2, 3, (3, 3, 3), (2, 2, 2)).eval()
         unit.batch3d.running_var.fill_(4.0)
@@ -120,6 +133,25 @@ class TestSegmenter:
         unit.to(memory_format=torch.channels_last_3d)
         got = unit(x.contiguous(memory_format=torch.channels_last_3d))
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # by PyTorch's own import
+def test_compiled_block_has_the_same_values_and_gradients():
+    results = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        block = trunk.MixedBlock(8, (4, 4, 8, 4, 4, 4)).train()
+        x = torch.randn(2, 8, 4, 6, 6).contiguous(memory_format=torch.channels_last_3d)
+        x.requires_grad_()
+        if compiled:
+            block.branch_3[0].opaque = True
+            block.compile()
+        out = block(x)
+        (out * out).sum().backward()
+        results.append((out, x.grad, block.branch_1[0].conv3d.weight.grad))
+    for got, expected in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
 class TestGraph:

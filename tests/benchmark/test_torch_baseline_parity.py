@@ -118,6 +118,7 @@ def test_checkpoint_file(seeded, tmp_path, weights):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # by PyTorch's own import
 @pytest.mark.parametrize(
     ("name", "setting"),
     [
