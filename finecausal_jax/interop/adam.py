@@ -76,7 +76,7 @@ def adam_from_pytorch(
         trees.append(result.variables["params"])
     if problems:
         return None, problems
-    return {"mu": trees[0], "nu": trees[1], "count": np.int32(steps.pop())}, []
+    return {"mu": trees[0], "nu": trees[1], "count": np.array(steps.pop(), np.int32)}, []
 
 
 def adam_to_pytorch(

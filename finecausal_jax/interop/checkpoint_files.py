@@ -12,6 +12,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -150,19 +151,26 @@ def _load_pickle(path: pathlib.Path) -> Any:
             ],
         ) from error
     try:
-        with torch.serialization.safe_globals(_allowed_scalars()):
+        with torch.serialization.safe_globals(_allowed_scalars()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols, to PyTorch's developers
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken pickle can fail in any way
-        asked = re.search(r"Unsupported (?:global|class)\W+(?:GLOBAL )?([\w.]+)", str(error))
-        if asked:
-            reason = (
-                f"its pickle asks for {asked.group(1)}, which is not on the list of allowed names "
-                "(tensors, containers, NumPy numbers); nothing of it was run"
-            )
-        else:
-            first = str(error).strip().splitlines() or [type(error).__name__]
-            reason = f"cannot be read as a PyTorch file, it is truncated or none: {first[0][:200]}"
-        raise WeightsError(str(path), [reason]) from error
+        raise WeightsError(str(path), [_reason(error)]) from error
+
+
+def _reason(error: Exception) -> str:
+    """PyTorch's reason for not reading a file, without its advice to switch the protection off."""
+    asked = re.search(r"nsupported (?:global: )?GLOBAL ([\w.]+)", str(error))
+    if asked:
+        return (
+            f"its pickle asks for {asked.group(1)}, which is not on the list of allowed names "
+            "(tensors, containers, NumPy numbers); nothing of it was run"
+        )
+    lines = [line.strip() for line in str(error).splitlines()]
+    advice = ("weights_only", "documentation")
+    kept = [line for line in lines if line and not any(word in line for word in advice)]
+    reason = kept[0][:200] if kept else type(error).__name__
+    return f"cannot be read as a PyTorch file, it is truncated or none: {reason}"
 
 
 def _allowed_scalars() -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -74,7 +75,7 @@ def stage_pooling(reference: Reference) -> Iterator[Check]:
         ("frame_stages", case["frame_feature"], case["frame_boundaries"], pool_frames),
     ):
         rows = jnp.repeat(jnp.asarray(feature), len(boundaries), axis=0)
-        found = pool(rows, jnp.asarray(boundaries, jnp.int32))
+        found = jax.jit(pool)(rows, jnp.asarray(boundaries, jnp.int32))
         if not hasattr(found, "shape"):  # a tuple of stages
             found = jnp.concatenate(found, axis=1)
         yield checks.compare("stage_pooling", name, found, case[name])

@@ -1,0 +1,100 @@
+"""convert, export and verify as the command line calls them."""
+
+import types
+
+import numpy as np
+import pytest
+
+from finecausal_jax.commands import convert, verify
+from finecausal_jax.commands import export as export_command
+from finecausal_jax.interop import export
+
+
+def options(**given):
+    defaults = {
+        "workdir": None,
+        "config": None,
+        "source": None,
+        "drop_optimizer": False,
+        "format": "pytorch",
+        "output": None,
+        "checkpoint": None,
+        "fineparser": False,
+        "reference": None,
+        "cases": [],
+        "only_misses": False,
+        "against": None,
+    }
+    return types.SimpleNamespace(**(defaults | given))
+
+
+def test_convert_export_verify(tmp_path, small_state, small_model, write_pth, monkeypatch, capsys):
+    source = str(write_pth(tmp_path / "best.pth", small_state))
+    workdir = str(tmp_path / "run")
+    assert convert.run(options(source=source, workdir=workdir)) == 0
+    text = capsys.readouterr().out
+    assert "best.pth: FineCausal checkpoint" in text
+    assert f"wrote {workdir}/checkpoints/0" in text
+
+    for name, kind in (("back.pth", "pytorch"), ("back.safetensors", "safetensors")):
+        output = str(tmp_path / name)
+        flags = options(workdir=workdir, format=kind, output=output, checkpoint="best")
+        assert export_command.run(flags) == 0
+        assert verify.run(options(checkpoint=output, against=source)) == 0
+        text = capsys.readouterr().out
+        assert (
+            f"{sum(map(len, small_state.values()))} tensors are equal bit for bit, 0 differ" in text
+        )
+
+    # The copy of another network differs in what was changed, and says so.
+    small_state["awl"]["params"] = small_state["awl"]["params"] + np.float32(0.5)
+    del small_state["decoder1"]["model.0.norm_q.bias"]
+    other = str(write_pth(tmp_path / "other.pth", small_state))
+    assert verify.run(options(checkpoint=workdir, against=other)) == 1
+    text = capsys.readouterr().out
+    assert "abs  5.00e-01" in text
+    assert f"only in {workdir}: decoder1/model.0.norm_q.bias" in text
+
+
+def test_convert_says_what_is_missing(tmp_path):
+    with pytest.raises(ValueError, match="convert needs --workdir=DIR"):
+        convert.run(options(source="best.pth"))
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    with pytest.raises(ValueError, match="already holds checkpoints"):
+        convert.run(options(source="best.pth", workdir=str(tmp_path)))
+
+
+def test_verify_says_what_is_missing(tmp_path):
+    with pytest.raises(ValueError, match="verify needs --reference=DIR"):
+        verify.run(options())
+    with pytest.raises(ValueError, match="--checkpoint and --against together"):
+        verify.run(options(checkpoint="a.pth"))
+    with pytest.raises(ValueError, match="no folder checkpoints in it"):
+        verify.run(options(checkpoint=str(tmp_path), against=str(tmp_path)))
+
+
+def test_verify_exits_with_one_on_a_miss(reference, capsys, monkeypatch):
+    from finecausal_jax.interop import checks
+
+    flags = options(reference=str(reference), cases=["schedule"])
+    assert verify.run(flags) == 0
+    assert "4 of 4 checks within limits" in capsys.readouterr().out
+    monkeypatch.setattr(checks, "LEARNING_RATE", 1e-9)
+    assert verify.run(flags) == 1
+    assert "MISS schedule" in capsys.readouterr().out
+
+
+def test_export_takes_the_runs_own_network(tmp_path):
+    import ml_collections
+
+    assert export.model_of(tmp_path).embedding == 64
+    (tmp_path / "conversion.json").write_text('{"model": {"embedding": 32, "frame_width": 0.5}}')
+    assert export.model_of(tmp_path).embedding == 32
+    (tmp_path / "conversion.json").write_text('{"model": {"depth": 3}}')
+    with pytest.raises(ValueError, match="model.depth: no such argument"):
+        export.model_of(tmp_path)
+    model = {"embedding": 16, "frame_width": 0.25, "dtype": "float32", "stage_frames": [12, 12, 12]}
+    config = ml_collections.ConfigDict({"model": model, "data": {"frames": 96}})
+    (tmp_path / "config.json").write_text(config.to_json())
+    assert export.model_of(tmp_path).embedding == 16
+    assert export.model_of(tmp_path, config).stage_frames == (12, 12, 12)

@@ -1,0 +1,159 @@
+"""Back to files: the reference's `.pth` and safetensors, and round trips through checkpoints."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from conftest import assert_same
+from test_adam import trained_adam
+
+from finecausal_jax.interop import conversion, export
+from finecausal_jax.interop.checkpoint_files import read_weights
+from finecausal_jax.interop.conversion import convert_file
+from finecausal_jax.interop.order import CAUSAL_MODULES, OPTIMIZER_GROUPS
+from finecausal_jax.interop.pytorch import WeightsError, from_pytorch
+
+
+@pytest.fixture
+def workdir(tmp_path, small_state, small_model, write_pth):
+    """A converted checkpoint of the small network."""
+    path = write_pth(tmp_path / "source.pth", small_state, prefix="module.")
+    conversion.save_converted(convert_file(path, model=small_model), tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_pytorch_round_trip(tmp_path, workdir, small_state, small_model, torch):
+    assert export.model_of(workdir) == small_model
+    content = export.read_checkpoint(workdir, model=small_model)
+    assert content.defaults == []
+    export.write_pytorch(content, tmp_path / "out" / "best.pth", model=small_model)
+    scalar = (np._core.multiarray.scalar, "numpy._core.multiarray.scalar")
+    allowed = [scalar, np.dtype, type(np.dtype(np.float64))]
+    with torch.serialization.safe_globals(allowed):
+        blob = torch.load(tmp_path / "out" / "best.pth", weights_only=True)
+    assert_same({module: blob[module] for module in small_state}, small_state)
+    assert blob["optimizer"] == {"state": {}, "param_groups": []}
+    assert list(blob)[-1] == "segmenter"
+    for name, value in (("epoch", 7), ("epoch_best_aqa", 6)):
+        assert type(blob[name]) is int and blob[name] == value
+    for name, value in (("rho_best", 0.9447), ("L2_min", 17.5), ("RL2_min", 0.002338)):
+        assert type(blob[name]) is np.float64 and blob[name] == value
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["best.pth"]
+
+
+def test_safetensors_round_trip(tmp_path, workdir, small_state, small_model):
+    path = tmp_path / "out" / "best.safetensors"
+    content = export.read_checkpoint(workdir, model=small_model)
+    arguments = conversion.model_to_json(small_model)
+    export.write_safetensors(content, path, model_arguments=arguments)
+    found = read_weights(path)
+    assert_same(
+        {m: {k: found.state[m][k] for k in small_state[m]} for m in small_state}, small_state
+    )
+    assert found.progress["rho_best"] == 0.9447
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["model"]["embedding"] == 32
+    # The network's arguments come with the file: no config is needed to convert it.
+    again = convert_file(path)
+    assert again.model == small_model
+    conversion.save_converted(again, tmp_path / "again")
+    back = export.read_checkpoint(tmp_path / "again", model=small_model)
+    assert_same(back.state, small_state)
+
+
+def test_moments_round_trip(tmp_path, small_state, small_model, write_pth, torch):
+    parameters, optimizer = trained_adam(torch, small_state, OPTIMIZER_GROUPS)
+    saved = optimizer.state_dict()
+    path = write_pth(tmp_path / "source.pth", small_state, optimizer=saved)
+    conversion.save_converted(convert_file(path, model=small_model), tmp_path / "run")
+    content = export.read_checkpoint(tmp_path / "run", model=small_model)
+    export.write_pytorch(content, tmp_path / "back.pth", model=small_model)
+    with torch.serialization.safe_globals([np.dtype, type(np.dtype(np.float64))]):
+        blob = torch.load(tmp_path / "back.pth", weights_only=False)
+    found = blob["optimizer"]
+    assert found["state"].keys() == saved["state"].keys()
+    for number, state in saved["state"].items():
+        for name, value in state.items():
+            assert torch.equal(found["state"][number][name], value), (number, name)
+            assert found["state"][number][name].dtype == value.dtype
+    assert found["param_groups"] == saved["param_groups"]
+    optimizer.load_state_dict(found)  # PyTorch's own checks of groups and numbers
+    assert parameters["awl"]["params"] in optimizer.state
+
+
+def test_fineparser_round_trip(tmp_path, small_state, small_model, small_init, write_pth):
+    for module in CAUSAL_MODULES:
+        del small_state[module]
+    path = write_pth(tmp_path / "source.pth", small_state)
+    conversion.save_converted(convert_file(path, model=small_model), tmp_path / "run")
+    content = export.read_checkpoint(tmp_path / "run", model=small_model, without_causal=True)
+    assert_same(content.state, small_state)
+    whole = export.read_checkpoint(tmp_path / "run", model=small_model)
+    assert set(CAUSAL_MODULES) < set(whole.state)
+    assert np.all(whole.state["awl"]["params"] == 0.25)
+    for module, tensors in small_state.items():
+        assert_same({module: whole.state[module]}, {module: tensors})
+
+
+def test_a_run_that_began_here(tmp_path, small_state, small_model, small_tensors, torch):
+    """A checkpoint of training has no unused tensors, and its moments lie in optax's state."""
+    import optax
+
+    from finecausal_jax.interop import workdirs
+
+    variables = from_pytorch(small_state, model=small_model)
+    chain = optax.MultiSteps(optax.chain(optax.identity(), optax.scale_by_adam()), 2)
+    state = chain.init(variables["params"])
+    items = {
+        "variables": variables,
+        "optimiser": {"step": np.array(4, np.int32), "opt_state": state},
+    }
+    workdirs.save_new(tmp_path / "run", step=4, items=items, origin={})
+    (tmp_path / "run" / "conversion.json").unlink()
+    content = export.read_checkpoint(tmp_path / "run", which="4", model=small_model)
+    unused = [f"{m}/{k}" for (m, k), want in small_tensors.items() if want.target is None]
+    assert content.defaults == unused
+    assert not content.state["regressor_delta3"]["layer1.weight"].any()
+    assert content.state["video_encoder"]["backbone.fc.weight"].shape == (1000, 8)
+    assert content.adam["count"] == 0
+    assert content.progress["L2_min"] == 1000
+    export.write_pytorch(content, tmp_path / "last.pth", model=small_model)
+    blob = torch.load(tmp_path / "last.pth", weights_only=True)
+    assert len(blob["optimizer"]["param_groups"]) == 17
+    leaves = [want.target.collection for want in small_tensors.values() if want.target]
+    assert len(blob["optimizer"]["state"]) == leaves.count("params")
+
+
+def test_a_checkpoint_of_another_model_is_refused(workdir, small_tensors, monkeypatch):
+    name = ("decoder1", "model.0.mlp.fc1.weight")
+    other = dict(small_tensors)
+    other[name] = dataclasses.replace(other[name], shape=(8, 4))
+    del other["awl", "params"]
+    monkeypatch.setattr(export, "expected_tensors", lambda model: other)
+    with pytest.raises(WeightsError, match="checkpoint 0: 3 problems") as caught:
+        export.read_checkpoint(workdir)
+    line = "params/decoder1/layer_0/mlp/fc1/kernel: expected [4, 8], found [8, 8]"
+    assert line in str(caught.value)
+    assert "params/awl: not in this model" in str(caught.value)
+
+
+def test_a_foreign_config_is_not_replaced(tmp_path, workdir, small_model):
+    (tmp_path / "config.json").write_text("{}")
+    content = export.read_checkpoint(workdir, model=small_model)
+    with pytest.raises(ValueError, match="is not an export's and would be replaced"):
+        export.write_safetensors(content, tmp_path / "a.safetensors", model_arguments={})
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path, workdir, small_model, monkeypatch, torch):
+    content = export.read_checkpoint(workdir, model=small_model)
+
+    def fail(blob, file):
+        file.write(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="no space"):
+        export.write_pytorch(content, tmp_path / "out" / "a.pth", model=small_model)
+    assert list((tmp_path / "out").iterdir()) == []
