@@ -11,6 +11,7 @@ of `reduce_window` is a select-and-scatter, slow on a CPU and refused by XLA on 
 deterministic mode.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -94,30 +95,65 @@ def max_pool(
       [n, *space_out, c].
     """
     for axis, (size, step, pad) in enumerate(zip(window, stride, padding, strict=True), start=1):
-        x = _max_along(x, axis, size, step, pad, ceil)
+        if size > 1 or step > 1:
+            x = _max_along(_pad_for_pool(x, axis, size, step, pad, ceil), axis, size, step)
     return x
 
 
-def _max_along(
+def _pad_for_pool(
     x: jax.Array, axis: int, size: int, step: int, pad: tuple[int, int], ceil: bool
 ) -> jax.Array:
-    if size == 1 and step == 1:
-        return x
     widths = [(0, 0)] * x.ndim
     widths[axis] = pad
     x = jnp.pad(x, widths)
     length = x.shape[axis]
-    count = (length - size) // step + 1
-    if ceil and (count - 1) * step + size < length:
-        count += 1
-        missing = (count - 1) * step + size - length
-        widths[axis] = (0, missing)
-        x = jnp.pad(x, widths, constant_values=-jnp.inf)
+    missing = (size - length) % step if ceil else 0
+    widths[axis] = (0, missing)
+    return jnp.pad(x, widths, constant_values=-jnp.inf) if missing else x
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_along(x: jax.Array, axis: int, size: int, step: int) -> jax.Array:
+    """Maximum over windows along one axis; the gradient goes to a window's first maximum."""
+    # The barrier keeps XLA from fusing the axes of a pool, which would compute each maximum once a
+    # neighbour and multiplies the time it takes to compile.
+    x = lax.optimization_barrier(x)
+    return functools.reduce(jnp.maximum, _window_slices(x, axis, size, step))
+
+
+def _max_along_forward(
+    x: jax.Array, axis: int, size: int, step: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    y = _max_along(x, axis, size, step)
+    return y, (x, y)
+
+
+def _max_along_backward(
+    axis: int, size: int, step: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array]:
+    x, y = saved
+    gradient = lax.optimization_barrier(gradient)
+    length, count = x.shape[axis], y.shape[axis]
+    free = jnp.ones_like(y, bool)
+    total = jnp.zeros((), x.dtype)
+    for offset, part in enumerate(_window_slices(x, axis, size, step)):
+        hit = free & (part == y)
+        free = free & ~hit
+        after = length - offset - (count - 1) * step - 1
+        config = [(0, 0, 0)] * x.ndim
+        config[axis] = (offset, after, step - 1)  # lays the windows out again, `step` apart
+        total = total + lax.pad(jnp.where(hit, gradient, 0), jnp.zeros((), x.dtype), config)
+    return (total,)
+
+
+_max_along.defvjp(_max_along_forward, _max_along_backward)
+
+
+def _window_slices(x: jax.Array, axis: int, size: int, step: int) -> list[jax.Array]:
+    """For each place in the window, its value in every window."""
+    count = (x.shape[axis] - size) // step + 1
     last = (count - 1) * step + 1
-    result = lax.slice_in_dim(x, 0, last, step, axis)
-    for offset in range(1, size):
-        result = jnp.maximum(result, lax.slice_in_dim(x, offset, offset + last, step, axis))
-    return result
+    return [lax.slice_in_dim(x, k, k + last, step, axis) for k in range(size)]
 
 
 def _direct(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Padding) -> jax.Array:
@@ -139,20 +175,16 @@ def _sum_of_planar(
     x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Padding
 ) -> jax.Array:
     """A 3-D convolution as a sum over its temporal taps of 2-D convolutions."""
+    # Without the barrier XLA would fuse the layers before into each tap and compute them thrice.
+    x = lax.optimization_barrier(x)
     x = jnp.pad(x, ((0, 0), padding[0], (0, 0), (0, 0), (0, 0)))
-    n, length = x.shape[:2]
-    count = (length - kernel.shape[0]) // stride[0] + 1
-    last = (count - 1) * stride[0] + 1
-
-    def tap(offset: int) -> jax.Array:
-        planes = lax.slice_in_dim(x, offset, offset + last, stride[0], axis=1)
-        planes = planes.reshape(n * count, *x.shape[2:])
-        return _direct(planes, kernel[offset], stride[1:], padding[1:])
-
-    total = tap(0)
-    for offset in range(1, kernel.shape[0]):
-        total = total + tap(offset)
-    return total.reshape(n, count, *total.shape[1:])
+    parts = []
+    for tap, frames in enumerate(_window_slices(x, 1, kernel.shape[0], stride[0])):
+        n, t = frames.shape[:2]
+        planes = frames.reshape(n * t, *frames.shape[2:])
+        parts.append(_direct(planes, kernel[tap], stride[1:], padding[1:]))
+    total = functools.reduce(jnp.add, parts)
+    return total.reshape(n, t, *total.shape[1:])
 
 
 def _is_stem(kernel: jax.Array, stride: Sequence[int]) -> bool:
