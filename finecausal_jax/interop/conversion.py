@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from jax.interpreters import partial_eval
 
 from finecausal_jax.interop import checkpoint_files, workdirs
 from finecausal_jax.interop.adam import adam_from_pytorch
@@ -92,8 +93,8 @@ def convert_file(
     source.state, source.optimizer = {}, None
     variables = conversion.variables
     if conversion.missing:
-        initial = initial_values(model, frame_size, seed)
-        variables = fill_missing(variables, initial)
+        fresh = initial_values(model, frame_size, seed, conversion.missing)
+        variables = merged(fresh, variables)
     return Converted(
         source, model, variables, adam, conversion.unused, conversion.missing, conversion, expected
     )
@@ -167,27 +168,57 @@ def initialise_from(
     result = {collection: dict(tree) for collection, tree in variables.items()}
     for path, kind in ((kinetics, checkpoint_files.KINETICS), (resnet, checkpoint_files.RESNET)):
         if path:
-            result = fill_missing(_load_trunk(path, (kind,), model), result)
+            result = merged(result, _load_trunk(path, (kind,), model))
     return result
 
 
-def fill_missing(part: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree `whole` with the leaves of `part` in their places."""
-    return {
-        key: (
-            fill_missing(part.get(key, {}), value)
-            if isinstance(value, Mapping)
-            else part.get(key, value)
-        )
-        for key, value in whole.items()
-    }
+def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves of both nested dicts; where both have one, the second's."""
+    result = dict(first)
+    for key, value in second.items():
+        nested_too = isinstance(value, Mapping) and key in result
+        result[key] = merged(result[key], value) if nested_too else value
+    return result
 
 
-def initial_values(model: Any, frame_size: int, seed: int) -> dict[str, Any]:
-    """The model's own initial variables, as NumPy arrays."""
-    from finecausal_jax.training.state import init_variables
+def initial_values(
+    model: Any, frame_size: int, seed: int, wanted: Collection[str]
+) -> dict[str, Any]:
+    """Some of the model's own initial values.
 
-    return jax.tree.map(np.asarray, init_variables(model, frame_size, jax.random.key(seed)))
+    Initialisation is traced as a whole and cut down to what the wanted leaves need, which leaves a
+    few random draws: running `model.init` would compute a forward pass, and compiling it takes
+    minutes on a CPU.
+
+    Args:
+      model: a FineCausal.
+      frame_size: height and width of its frames, pixels.
+      seed: fixes every random value.
+      wanted: names of leaves, "collection/path".
+
+    Returns:
+      Nested dicts of NumPy arrays, the wanted leaves only; the same values as `model.init` gives.
+    """
+    video = jax.ShapeDtypeStruct((1, model.frames, frame_size, frame_size, 3), np.float32)
+    key = jax.random.key(seed)
+
+    def init(key: Any, video: Any) -> Any:
+        return model.init(key, video, video)
+
+    traced, shapes = jax.make_jaxpr(init, return_shape=True)(key, video)
+    paths = ["/".join(path) for path, _ in flat_leaves(jax.tree.map(lambda leaf: leaf, shapes))]
+    needed, (needs_key, _) = partial_eval.dce_jaxpr(
+        traced.jaxpr, [path in wanted for path in paths]
+    )
+    values = jax.core.eval_jaxpr(needed, traced.consts, *([key] if needs_key else []))
+    tree: dict[str, Any] = {}
+    for path, value in zip([path for path in paths if path in wanted], values, strict=True):
+        *parents, leaf = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = np.asarray(value)
+    return tree
 
 
 def model_from_json(arguments: Mapping[str, Any]) -> Any:

@@ -99,13 +99,15 @@ def small_state(small_state_once):
 def small_init(monkeypatch, small_tensors):
     """Replaces the network's initialisation by constants."""
 
-    def constants(model, frame_size, seed):
-        tree = {"params": {}, "batch_stats": {}}
+    def constants(model, frame_size, seed, wanted=None):
+        tree = {}
         for want in small_tensors.values():
-            if want.target is not None:
-                value = np.zeros(want.shape, np.float32)
-                pytorch._put(tree, want.target, value)
-        return jax.tree.map(lambda leaf: np.full_like(leaf, 0.25), tree)
+            if want.target is not None and (wanted is None or want.target.name in wanted):
+                collection = tree.setdefault(want.target.collection, {})
+                pytorch._put(
+                    {want.target.collection: collection}, want.target, np.zeros(want.shape)
+                )
+        return jax.tree.map(lambda leaf: np.full(leaf.shape, 0.25, np.float32), tree)
 
     monkeypatch.setattr(conversion, "initial_values", constants)
 

@@ -2,6 +2,8 @@
 
 import json
 
+import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 from conftest import assert_same
@@ -203,6 +205,29 @@ def test_trunks_go_into_initial_variables(
     first, second = (dict(flat_leaves(tree)) for tree in trunks)
     assert all(np.array_equal(first[leaf], second[leaf]) for leaf in first)
     assert initialise_from(initial, kinetics="", resnet=None, model=small_model) == initial
+
+
+def test_fresh_values_are_those_of_init():
+    class Pair(nn.Module):
+        frames: int = 2
+
+        @nn.compact
+        def __call__(self, query, exemplar):
+            x = nn.BatchNorm(use_running_average=True, name="norm")(query - exemplar)
+            return nn.Dense(3, name="second")(nn.Dense(4, name="first")(x))
+
+    wanted = ["params/second/kernel", "batch_stats/norm/var", "params/first/bias"]
+    found = conversion.initial_values(Pair(), 5, 3, wanted)
+    video = np.zeros((1, 2, 5, 5, 3), np.float32)
+    want = Pair().init(jax.random.key(3), video, video)
+    assert sorted("/".join(path) for path, _ in flat_leaves(found)) == sorted(wanted)
+    assert np.array_equal(found["params"]["second"]["kernel"], want["params"]["second"]["kernel"])
+    assert np.array_equal(found["params"]["first"]["bias"], np.zeros(4))
+    assert np.array_equal(found["batch_stats"]["norm"]["var"], np.ones(3))
+    other = conversion.initial_values(Pair(), 5, 4, wanted)
+    assert not np.array_equal(
+        found["params"]["second"]["kernel"], other["params"]["second"]["kernel"]
+    )
 
 
 def test_a_trunk_of_the_wrong_kind_is_refused(
