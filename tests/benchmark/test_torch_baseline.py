@@ -118,6 +118,10 @@ class TestSegmenter:
             out[0, 0, 1, 12, 6:10], 2 * torch.tensor([1.125, 1.375, 1.625, 1.875])
         )
 
+    def test_plain_convolutions_start_small(self, model):
+        assert model.segmenter.side_prep4.weight.std().item() == pytest.approx(0.001, rel=0.05)
+        assert model.segmenter.fuse.bias.item() == 0.0
+
     def test_gives_five_maps_and_the_trunk_feature(self, model):
         clips = torch.randn(1, 3, 16, 112, 112)
         with torch.no_grad():

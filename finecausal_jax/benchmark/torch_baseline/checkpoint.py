@@ -28,10 +28,11 @@ def load_checkpoint(model: FineCausal, path: str | os.PathLike[str]) -> None:
             the file holds other objects.
     """
     # The best metrics are NumPy scalars, which must be allowed by name.
-    scalar = [np.dtype, type(np.dtype(np.float64)), np._core.multiarray.scalar]
+    scalar = np._core.multiarray.scalar
+    allowed: list[Any] = [np.dtype, type(np.dtype(np.float64)), scalar]
     # Files written with NumPy 1 name the same function by its old place.
-    scalar.append((np._core.multiarray.scalar, "numpy.core.multiarray.scalar"))
-    with torch.serialization.safe_globals(scalar):
+    allowed.append((scalar, "numpy.core.multiarray.scalar"))
+    with torch.serialization.safe_globals(allowed):
         try:
             blob = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:

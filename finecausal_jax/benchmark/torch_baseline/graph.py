@@ -39,8 +39,9 @@ class CausalIntervention(nn.Module):
         x = F.elu(self.dropout(x))
         x, alpha2 = self.gat2(x, source, target)  # [g * n, 1024], [e, 4]
         x = self.output(x).reshape(nodes.shape) + self.residual_weight * nodes
-        attention = (_dense(alpha, source, target, graphs, count) for alpha in (alpha1, alpha2))
-        return x[:, : count // 2], *attention
+        attention1 = _dense(alpha1, source, target, graphs, count)
+        attention2 = _dense(alpha2, source, target, graphs, count)
+        return x[:, : count // 2], attention1, attention2
 
 
 class GraphAttention(nn.Module):

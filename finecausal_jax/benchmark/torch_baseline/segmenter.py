@@ -19,12 +19,14 @@ class _Side(NamedTuple):
     kernel: tuple[int, int, int]
 
     @property
-    def stride(self) -> tuple[int, ...]:
-        return tuple(size // 2 for size in self.kernel)
+    def stride(self) -> tuple[int, int, int]:
+        depth, height, width = self.kernel
+        return depth // 2, height // 2, width // 2
 
     @property
-    def padding(self) -> tuple[int, ...]:
-        return tuple(size // 4 for size in self.kernel)
+    def padding(self) -> tuple[int, int, int]:
+        depth, height, width = self.kernel
+        return depth // 4, height // 4, width // 4
 
 
 _SIDES = (
@@ -56,16 +58,15 @@ class Segmenter(InceptionTrunk):
             single = _transposed(1, side)
             prep = nn.Conv3d(side.features, _SIDE_CHANNELS, 1, bias=False)
             score = nn.Conv3d(_SIDE_CHANNELS, 1, 1)
-            nn.init.normal_(prep.weight, std=0.001)
-            nn.init.normal_(score.weight, std=0.001)
-            nn.init.zeros_(score.bias)
             self.add_module(f"side_prep{number}", prep)
             self.add_module(f"score_dsn{number}", score)
             self.add_module(f"upsample{number}", wide)
             self.add_module(f"upsample{number}_", single)
         self.fuse = nn.Conv3d(_SIDE_CHANNELS * len(_SIDES), 1, 1)
-        nn.init.normal_(self.fuse.weight, std=0.001)
-        nn.init.zeros_(self.fuse.bias)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name.startswith(("side_prep", "score_dsn", "fuse")):
+                    parameter.normal_(std=0.0 if name.endswith("bias") else 0.001)
 
     def forward(self, clips: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         *taps, mask_feature = self.stages(clips)

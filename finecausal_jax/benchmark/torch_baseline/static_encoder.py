@@ -58,13 +58,10 @@ class ResNet34(nn.Module):
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        features = 64
-        for number, (channels, blocks) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3))):
-            stride = 1 if number == 0 else 2
-            layers = [ResidualBlock(features, channels, stride)]
-            layers += [ResidualBlock(channels, channels, 1) for _ in range(blocks - 1)]
-            self.add_module(f"layer{number + 1}", nn.Sequential(*layers))
-            features = channels
+        self.layer1 = _residual_layer(64, 64, blocks=3)
+        self.layer2 = _residual_layer(64, 128, blocks=4)
+        self.layer3 = _residual_layer(128, 256, blocks=6)
+        self.layer4 = _residual_layer(256, 512, blocks=3)
         # Parity: the classifier is in checkpoints and has no use.
         self.fc = nn.Linear(512, 1000)
 
@@ -96,3 +93,10 @@ class ResidualBlock(nn.Module):
         out = self.bn2(self.conv2(out))
         out += shortcut
         return F.relu(out, inplace=True)
+
+
+def _residual_layer(features: int, channels: int, blocks: int) -> nn.Sequential:
+    """Blocks of one resolution; the first halves it, except where the channels stay."""
+    first = ResidualBlock(features, channels, stride=1 if features == channels else 2)
+    rest = [ResidualBlock(channels, channels, stride=1) for _ in range(blocks - 1)]
+    return nn.Sequential(first, *rest)

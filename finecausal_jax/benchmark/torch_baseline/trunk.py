@@ -10,29 +10,11 @@ from torch.nn import functional as F
 
 from finecausal_jax.benchmark.torch_baseline.opaque_pool import max_pool3d
 
-# Channels of a mixed block's six units [b0, b1a, b1b, b2a, b2b, b3] (GoogLeNet's table 1).
-_MIXED_CHANNELS = {
-    "mixed_3b": (64, 96, 128, 16, 32, 32),
-    "mixed_3c": (128, 128, 192, 32, 96, 64),
-    "mixed_4b": (192, 96, 208, 16, 48, 64),
-    "mixed_4c": (160, 112, 224, 24, 64, 64),
-    "mixed_4d": (128, 128, 256, 24, 64, 64),
-    "mixed_4e": (112, 144, 288, 32, 64, 64),
-    "mixed_4f": (256, 160, 320, 32, 128, 128),
-    "mixed_5b": (256, 160, 320, 32, 128, 128),
-    "mixed_5c": (384, 192, 384, 48, 128, 128),
-}
+_Size = tuple[int, int, int]  # depth, height, width
 
 
 class InceptionTrunk(nn.Module):
-    """I3D without its classifier.
-
-    Args:
-        clips: float32 [n, 3, 16, 112, 112], normalised frames.
-
-    Returns:
-        float32 [n, 1024], the pooled last activation.
-    """
+    """I3D without its classifier, called through `stages`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,13 +26,16 @@ class InceptionTrunk(nn.Module):
         self.maxPool3d_4a_3x3 = PaddedMaxPool((3, 3, 3), (2, 2, 2))
         self.maxPool3d_5a_2x2 = PaddedMaxPool((2, 2, 2), (2, 2, 2))
         self.avg_pool = nn.AvgPool3d((2, 4, 4), stride=(1, 1, 1))
-        features = 192
-        for name, channels in _MIXED_CHANNELS.items():
-            self.add_module(name, MixedBlock(features, channels))
-            features = channels[0] + channels[2] + channels[4] + channels[5]
-
-    def forward(self, clips: Tensor) -> Tensor:
-        return self.stages(clips)[-1]
+        # A mixed block's channels are [b0, b1a, b1b, b2a, b2b, b3] (GoogLeNet's table 1).
+        self.mixed_3b = MixedBlock(192, (64, 96, 128, 16, 32, 32))
+        self.mixed_3c = MixedBlock(256, (128, 128, 192, 32, 96, 64))
+        self.mixed_4b = MixedBlock(480, (192, 96, 208, 16, 48, 64))
+        self.mixed_4c = MixedBlock(512, (160, 112, 224, 24, 64, 64))
+        self.mixed_4d = MixedBlock(512, (128, 128, 256, 24, 64, 64))
+        self.mixed_4e = MixedBlock(512, (112, 144, 288, 32, 64, 64))
+        self.mixed_4f = MixedBlock(528, (256, 160, 320, 32, 128, 128))
+        self.mixed_5b = MixedBlock(832, (256, 160, 320, 32, 128, 128))
+        self.mixed_5c = MixedBlock(832, (384, 192, 384, 48, 128, 128))
 
     def stages(self, clips: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The activations a segmenter reads, and the pooled output.
@@ -76,14 +61,21 @@ class InceptionTrunk(nn.Module):
 
 
 class BaseModel(nn.Module):
-    """The trunk behind the key prefix `backbone.`, as checkpoints hold the base model."""
+    """The trunk behind the key prefix `backbone.`, as checkpoints hold the base model.
+
+    Args:
+        clips: float32 [n, 3, 16, 112, 112], normalised frames.
+
+    Returns:
+        float32 [n, 1024], the pooled last activation.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.backbone = InceptionTrunk()
 
     def forward(self, clips: Tensor) -> Tensor:
-        return self.backbone(clips)
+        return self.backbone.stages(clips)[-1]
 
 
 class MixedBlock(nn.Module):
@@ -112,7 +104,7 @@ class ConvUnit(nn.Module):
     """Convolution without bias, BatchNorm, ReLU; zeros pad each axis by `kernel - stride`."""
 
     def __init__(
-        self, features: int, channels: int, kernel: Sequence[int], stride: Sequence[int] = (1, 1, 1)
+        self, features: int, channels: int, kernel: _Size, stride: _Size = (1, 1, 1)
     ) -> None:
         super().__init__()
         padding = _padding(kernel, stride)
@@ -122,8 +114,8 @@ class ConvUnit(nn.Module):
         self.conv3d = nn.Conv3d(
             features,
             channels,
-            tuple(kernel),
-            stride=tuple(stride),
+            kernel,
+            stride=stride,
             padding=padding[0] if even else 0,
             bias=False,
         )
@@ -141,20 +133,21 @@ class PaddedMaxPool(nn.Module):
     Zeros are as good as minus infinity here, because every input comes out of a ReLU.
     """
 
-    def __init__(self, kernel: Sequence[int], stride: Sequence[int]) -> None:
+    def __init__(self, kernel: _Size, stride: _Size) -> None:
         super().__init__()
         self.padding = _padding(kernel, stride)
-        self.pool = nn.MaxPool3d(tuple(kernel), tuple(stride), ceil_mode=True)
+        self.kernel, self.stride = kernel, stride
+        self.pool = nn.MaxPool3d(kernel, stride, ceil_mode=True)
         self.opaque = False  # hides the pool from `torch.compile`, with the same result
 
     def forward(self, x: Tensor) -> Tensor:
         padded = F.pad(x, self.padding)
         if self.opaque:
-            return max_pool3d(padded, self.pool.kernel_size, self.pool.stride)
+            return max_pool3d(padded, self.kernel, self.stride)
         return self.pool(padded)
 
 
-def _padding(kernel: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:
+def _padding(kernel: _Size, stride: _Size) -> tuple[int, ...]:
     """`F.pad`'s padding, last axis first: per axis half in front, the larger half behind."""
     padding: list[int] = []
     for size, step in zip(reversed(kernel), reversed(stride), strict=True):
