@@ -31,7 +31,9 @@ def main(argv: Sequence[str]) -> int:
     if command.NEEDS_CONFIG:
         config_flags.DEFINE_config_file("config", None, "Config file, such as configs/demo.py.")
         flags.mark_flag_as_required("config")
-    flags.DEFINE_string("workdir", None, "Folder of the run: config, checkpoints, metrics, reports.")
+    flags.DEFINE_string(
+        "workdir", None, "Folder of the run: config, checkpoints, metrics, reports."
+    )
     command.define_flags()
     # absl shows this module's docstring for --help.
     sys.modules["__main__"].__doc__ = f"launch.py {argv[1]}: {command.__doc__}"

@@ -24,27 +24,27 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.manual_dir = "data/rendered"
     config.data.data_dir = "data/rendered_tfds"
     config.data.workers = 0
-    config.data.frames = 48
-    config.data.frame_size = 64
-    config.data.resize_width = 64
-    config.data.resize_height = 114  # 200 / 112 of the width, as at full size
+    config.data.frames = 32
+    config.data.frame_size = 32
+    config.data.resize_width = 32
+    config.data.resize_height = 57  # 200 / 112 of the width, as at full size
 
-    config.model.windows = 5
-    config.model.window_stride = 8
+    config.model.windows = 2
+    config.model.window_stride = 16
     config.model.width = 0.125
     config.model.frame_width = 0.25
     config.model.embedding = 16
-    config.model.stage_frames = (18, 30, 24)
-    config.model.stage_margin = 3
+    config.model.stage_frames = (12, 20, 16)
+    config.model.stage_margin = 2
     config.model.base_batch_norm = "batch"  # no Kinetics weights to keep
 
-    config.train.epochs = 10
+    config.train.epochs = 6
     config.train.batch_size = 4
     config.train.accumulate = 1
     config.train.base_lr = 2e-3
     config.train.base_model_lr = 2e-3
     config.train.warmup_epochs = 1
-    config.train.schedule_epochs = 10
+    config.train.schedule_epochs = 6
     config.train.evaluate_every = 0  # only at the end
     config.train.checkpoint_every = 50
 

@@ -79,7 +79,12 @@ def upsample(x: jax.Array, kernel: jax.Array, stride: Sequence[int]) -> jax.Arra
 
 
 def max_pool(
-    x: jax.Array, window: Sequence[int], stride: Sequence[int], padding: Padding, *, ceil: bool = False
+    x: jax.Array,
+    window: Sequence[int],
+    stride: Sequence[int],
+    padding: Padding,
+    *,
+    ceil: bool = False,
 ) -> jax.Array:
     """Max pooling over the spatial dimensions of a channels-last array.
 
@@ -207,7 +212,8 @@ def _space_to_depth(
     ]
     windows = [window + window % 2 for window in kernel.shape[:dims]]
     kernel = jnp.pad(
-        kernel, [(0, w - k) for w, k in zip(windows, kernel.shape[:dims], strict=True)] + [(0, 0)] * 2
+        kernel,
+        [(0, w - k) for w, k in zip(windows, kernel.shape[:dims], strict=True)] + [(0, 0)] * 2,
     )
     needed = [2 * (out - 1) + window for out, window in zip(outs, windows, strict=True)]
     x = jnp.pad(
@@ -227,7 +233,9 @@ def _pair_up(array: jax.Array, dims: int, lead: int) -> jax.Array:
     """Moves each pair of neighbours of the `dims` axes after `lead` into the next axis."""
     space = array.shape[lead : lead + dims]
     split = array.reshape(
-        *array.shape[:lead], *(part for size in space for part in (size // 2, 2)), *array.shape[lead + dims :]
+        *array.shape[:lead],
+        *(part for size in space for part in (size // 2, 2)),
+        *array.shape[lead + dims :],
     )
     halves = [lead + 2 * d for d in range(dims)]
     pairs = [lead + 2 * d + 1 for d in range(dims)]

@@ -391,7 +391,9 @@ class FineCausal(nn.Module):
             )
 
 
-def _over_all_nodes(weights: Float[Array, "g head n n"], kind_size: int) -> Float[Array, "head m m"]:
+def _over_all_nodes(
+    weights: Float[Array, "g head n n"], kind_size: int
+) -> Float[Array, "head m m"]:
     """Weights within each graph as one matrix over the nodes of all graphs, ordered by kind."""
     graphs, heads, n, _ = weights.shape
     if graphs == 1:

@@ -46,7 +46,9 @@ class ConvUnit(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n t h w i"], *, train: bool) -> Float[Array, "n t2 h2 w2 o"]:
+    def __call__(
+        self, x: Float[Array, "n t h w i"], *, train: bool
+    ) -> Float[Array, "n t2 h2 w2 o"]:
         padding = _padding(self.window, self.stride)
         conv = Conv(
             self.features, self.window, self.stride, padding, dtype=self.dtype, name="conv3d"

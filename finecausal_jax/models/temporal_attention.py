@@ -57,7 +57,9 @@ class EncoderLayer(nn.Module):
         mixed, weights = attention(x, train=train)
         x = LayerNorm(self.dtype, name="norm1")(x + drop(mixed))
         # Named as in released checkpoints, where these linear layers are convolutions of size 1.
-        y = drop(jax.nn.gelu(Dense(4 * width, dtype=self.dtype, name="conv1")(x), approximate=False))
+        y = drop(
+            jax.nn.gelu(Dense(4 * width, dtype=self.dtype, name="conv1")(x), approximate=False)
+        )
         y = drop(Dense(width, dtype=self.dtype, name="conv2")(y))
         return LayerNorm(self.dtype, name="norm2")(x + y), weights
 

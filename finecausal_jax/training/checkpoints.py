@@ -37,7 +37,7 @@ class CheckpointStore:
         self.folder = pathlib.Path(workdir).absolute() / FOLDER
         self._checkpointer = ocp.training.Checkpointer(
             self.folder,
-            save_decision_policy=ocp.training.save_decision_policies.EveryNSteps(1),
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=policies.AnyPreservationPolicy(
                 [
                     policies.LatestN(keep_latest),

@@ -85,9 +85,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) ->
             }
             store.save(int(state.step), items, metrics)
 
-        bar = tqdm(
-            total=last_step, initial=first_step, desc="training", unit="step", disable=None
-        )
+        bar = tqdm(total=last_step, initial=first_step, desc="training", unit="step", disable=None)
         try:
             for step in range(first_step + 1, last_step + 1):
                 batch = sharding.place_batch(next(batches), mesh)

@@ -56,7 +56,11 @@ def make_optimiser(settings: Optimiser) -> optax.GradientTransformation:
         {group: optax.scale_by_learning_rate(rate) for group, rate in rates.items()}, _groups
     )
     clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
-    adam = optax.chain(clip, optax.scale_by_adam(), scale)
+    # Flattened, Adam is one kernel and not one for each of some 500 parameters, which would take
+    # longer to compile on a CPU than the rest of a small network.
+    adam = optax.chain(optax.flatten(optax.chain(clip, optax.scale_by_adam())), scale)
+    if settings.accumulate == 1:
+        return adam
     steps = optax.MultiSteps(adam, settings.accumulate, use_grad_mean=False)
     return steps.gradient_transformation()
 
@@ -90,6 +94,8 @@ def init_state(variables: dict[str, Any], optimiser: optax.GradientTransformatio
 
 def _groups(params: Any) -> Any:
     return {
-        module: jax.tree.map(lambda _, m=module: "base_model" if m == "base_model" else "rest", tree)
+        module: jax.tree.map(
+            lambda _, m=module: "base_model" if m == "base_model" else "rest", tree
+        )
         for module, tree in params.items()
     }
