@@ -116,6 +116,90 @@ def adam_to_pytorch(
     return states, groups
 
 
+def insert_moments(opt_state: Any, adam: Mapping[str, Any], schedule_step: int) -> Any:
+    """Puts converted moments into a fresh optax state, so that training goes on from them.
+
+    Args:
+      opt_state: optax's state of an optimiser that has one `scale_by_adam`, inside `optax.flatten`
+        or not.
+      adam: {"mu", "nu", "count"} as `adam_from_pytorch` returns them.
+      schedule_step: optimiser steps that learning-rate schedules are to count as done. (Adam's own
+        count, for its bias correction, is the converted one.)
+
+    Returns:
+      The state with moments and counts replaced.
+    """
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    def replace(node: Any) -> Any:
+        if isinstance(node, optax.ScaleByAdamState):
+            moments = {
+                name: jax.tree.map(jnp.asarray, adam[name])
+                if isinstance(getattr(node, name), Mapping)
+                else _one_vector(adam[name])
+                for name in ("mu", "nu")
+            }
+            return node._replace(count=jnp.asarray(adam["count"], jnp.int32), **moments)
+        if isinstance(node, optax.ScaleByScheduleState):
+            return node._replace(count=jnp.asarray(schedule_step, jnp.int32))
+        return node
+
+    states = (optax.ScaleByAdamState, optax.ScaleByScheduleState)
+    replaced = jax.tree.map(replace, opt_state, is_leaf=lambda node: isinstance(node, states))
+    if isinstance(replaced, optax.MultiStepsState):
+        replaced = replaced._replace(gradient_step=jnp.asarray(schedule_step, jnp.int32))
+    return replaced
+
+
+def find_moments(opt_state: Any, params: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Adam's moments in an optax state as Orbax gives it back, nested dicts and lists.
+
+    Args:
+      opt_state: the state's content.
+      params: the parameters it belongs to.
+
+    Returns:
+      {"mu", "nu", "count"}, trees like the parameters; None where there are none.
+    """
+    if isinstance(opt_state, Mapping):
+        if {"mu", "nu", "count"} <= opt_state.keys():
+            trees = {
+                name: opt_state[name]
+                if isinstance(opt_state[name], Mapping)
+                else _from_one_vector(opt_state[name], params)
+                for name in ("mu", "nu")
+            }
+            return trees | {"count": opt_state["count"]}
+        children = list(opt_state.values())
+    elif isinstance(opt_state, (list, tuple)):
+        children = list(opt_state)
+    else:
+        return None
+    found = (find_moments(child, params) for child in children)
+    return next((adam for adam in found if adam), None)
+
+
+def _one_vector(tree: Any) -> Any:
+    """All leaves of a tree in one vector, as `optax.flatten` lays them out."""
+    import jax
+    import jax.numpy as jnp
+
+    return jnp.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def _from_one_vector(vector: np.ndarray, like: Any) -> Any:
+    """The inverse of `_one_vector`, for a tree of the shapes of `like`."""
+    import jax
+
+    leaves, structure = jax.tree.flatten(like)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    pieces = np.split(np.asarray(vector), ends[:-1])
+    shaped = [piece.reshape(leaf.shape) for piece, leaf in zip(pieces, leaves, strict=True)]
+    return jax.tree.unflatten(structure, shaped)
+
+
 def _parameter_order(
     numbers: Sequence[int],
     states: Mapping[int, Mapping[str, Any]],

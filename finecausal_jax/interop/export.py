@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from finecausal_jax.interop import workdirs
-from finecausal_jax.interop.adam import adam_to_pytorch
+from finecausal_jax.interop.adam import adam_to_pytorch, find_moments
 from finecausal_jax.interop.checkpoint_files import CONFIG_FORMAT, PROGRESS
 from finecausal_jax.interop.conversion import flattened, model_from_json
 from finecausal_jax.interop.expected import expected_tensors, flat_leaves, full_size
@@ -91,7 +91,9 @@ def read_checkpoint(
     variables = items[workdirs.VARIABLES]
     _check(f"{workdir}, checkpoint {step}", variables, expected_tensors(model))
     unused = flattened(items.get(workdirs.UNUSED, {}))
-    adam = items.get(workdirs.ADAM) or _find_adam(items.get(workdirs.OPTIMISER))
+    adam = items.get(workdirs.ADAM) or find_moments(
+        items.get(workdirs.OPTIMISER), variables["params"]
+    )
     state = to_pytorch(variables, unused)
     expected = expected_tensors(model)
     defaults = [
@@ -223,19 +225,6 @@ def _check(where: str, variables: Mapping[str, Any], expected: Mapping[Any, Any]
     if problems:
         problems.append("(give the run's own --config)")
         raise WeightsError(where, sorted(problems))
-
-
-def _find_adam(tree: Any) -> dict[str, Any] | None:
-    """The subtree of an optax state that holds Adam's moments."""
-    if isinstance(tree, Mapping):
-        if {"mu", "nu", "count"} <= tree.keys():
-            return {name: tree[name] for name in ("mu", "nu", "count")}
-        children = list(tree.values())
-    elif isinstance(tree, (list, tuple)):
-        children = list(tree)
-    else:
-        return None
-    return next((adam for child in children if (adam := _find_adam(child))), None)
 
 
 def _group(torch: Any, rate: float, numbers: list[int]) -> dict[str, Any]:

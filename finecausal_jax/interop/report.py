@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from finecausal_jax.interop import names
+from finecausal_jax.interop.checkpoint_files import KINETICS
 from finecausal_jax.interop.conversion import Converted
 from finecausal_jax.interop.order import MODULES
 
@@ -38,6 +39,8 @@ def print_conversion(converted: Converted, console: Console | None = None) -> No
     reasons = collections.Counter(converted.conversion.dropped.values())
     for reason, count in reasons.items():
         console.print(f"dropped {count}: {reason}")
+    if source.kind == KINETICS:
+        console.print("each tensor of the file fills both trunks, base_model and segmenter")
     whole = [m for m, row in rows.items() if row["fresh"] and not row["mapped"]]
     part = [m for m, row in rows.items() if row["fresh"] and row["mapped"]]
     if whole:

@@ -182,3 +182,56 @@ def test_weights_and_moments_have_the_same_tree(torch, small_state, small_model,
             lambda a, b: a.shape == b.shape and a.dtype == b.dtype, params, adam[name]
         )
         assert all(jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_moments_go_into_an_optimiser_and_come_out(
+    torch, small_state, small_model, small_tensors, flat
+):
+    import jax
+    import optax
+
+    from finecausal_jax.interop.adam import find_moments, insert_moments
+
+    _, optimizer = trained_adam(torch, small_state, OPTIMIZER_GROUPS)
+    adam, _ = adam_from_pytorch(as_arrays(optimizer.state_dict()), MODULES, small_tensors)
+    params = jax.tree.map(np.ones_like, adam["mu"])
+    moments = optax.flatten(optax.scale_by_adam()) if flat else optax.scale_by_adam()
+    rate = optax.scale_by_learning_rate(optax.linear_schedule(1.0, 2.0, 100))
+    optimiser = optax.MultiSteps(optax.chain(moments, rate), 2)
+    fresh = optimiser.init(params)
+    state = insert_moments(fresh, adam, schedule_step=35)
+    assert jax.tree.structure(state) == jax.tree.structure(fresh)
+    assert int(state.gradient_step) == 35
+    counts = optax.tree_utils.tree_get_all_with_path(state, "count")
+    assert sorted(int(count) for _, count in counts) == [3, 35]
+
+    # As Orbax gives it back: named tuples as dicts.
+    def plain(node):
+        if hasattr(node, "_asdict"):
+            node = node._asdict()
+        if isinstance(node, dict):
+            return {key: plain(value) for key, value in node.items()}
+        return [plain(value) for value in node] if isinstance(node, (list, tuple)) else node
+
+    found = find_moments(plain(state), params)
+    for name in ("mu", "nu"):
+        same = jax.tree.map(np.array_equal, found[name], adam[name])
+        assert all(jax.tree.leaves(same))
+
+
+def test_moments_fit_the_training_optimiser(torch, small_state, small_model, small_tensors):
+    import jax
+
+    from finecausal_jax.interop.adam import insert_moments
+    from finecausal_jax.training.schedule import Schedule
+    from finecausal_jax.training.state import Optimiser, make_optimiser
+
+    _, optimizer = trained_adam(torch, small_state, OPTIMIZER_GROUPS)
+    adam, _ = adam_from_pytorch(as_arrays(optimizer.state_dict()), MODULES, small_tensors)
+    params = jax.tree.map(np.zeros_like, adam["mu"])
+    fresh = make_optimiser(Optimiser(Schedule(iterations_per_epoch=10), accumulate=2)).init(params)
+    state = insert_moments(fresh, adam, schedule_step=35)
+    shapes = jax.tree.map(lambda a, b: a.shape == b.shape and a.dtype == b.dtype, fresh, state)
+    assert all(jax.tree.leaves(shapes))
+    assert not all(jax.tree.leaves(jax.tree.map(np.array_equal, fresh, state)))
