@@ -12,7 +12,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 COMMANDS = pathlib.Path(__file__).parent / "finecausal_jax" / "commands"
@@ -43,6 +43,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(command, rest: Sequence[str]) -> int:
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # libraries tell their every step at INFO
     try:
         if len(rest) > 1:
             raise ValueError(f"unexpected arguments {list(rest[1:])}: flags start with --")

@@ -44,6 +44,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.attention_dropout = 0.1
     model.dropout = 0.01
     model.base_batch_norm = "running"  # "batch" where the trunk starts from random values
+    model.delta_scale = 1.0  # points for one unit of the regressors' output
     model.dtype = "float32"
 
     config.train = train = ml_collections.ConfigDict()

@@ -120,6 +120,8 @@ class FineCausal(nn.Module):
       base_batch_norm: "running" keeps the base trunk's BatchNorm in evaluation mode while training,
         as the reference does with its Kinetics weights; "batch" trains it, as a trunk that starts
         from random values needs.
+      delta_scale: points for one unit of the regressors' output; 1 is the reference's. A short
+        training from random values gets to the spread of completeness sooner with that spread.
       dtype: compute dtype. Parameters, statistics, softmax and outputs are float32.
     """
 
@@ -139,6 +141,7 @@ class FineCausal(nn.Module):
     attention_dropout: float = 0.1
     dropout: float = 0.01
     base_batch_norm: str = "running"
+    delta_scale: float = 1.0
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -345,7 +348,8 @@ class FineCausal(nn.Module):
         return jnp.stack(stages, axis=1).astype(jnp.float32)
 
     def _stage_delta(self, regressor: MLP, decoded: Float[Array, "v s k d"]) -> Float[Array, "v s"]:
-        return jnp.mean(regressor(decoded)[..., 0].astype(jnp.float32), axis=-1)
+        by_token = regressor(decoded)[..., 0].astype(jnp.float32)  # [v, s, k]
+        return self.delta_scale * jnp.mean(by_token, axis=-1)
 
     def _check(self) -> None:
         last = (self.windows - 1) * self.window_stride + self.window_frames

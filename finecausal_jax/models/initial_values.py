@@ -22,7 +22,7 @@ def uniform_fan_in(fan_in: int) -> Initializer:
 
 
 def glorot_uniform(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-    """Glorot's uniform values for the last two axes, as PyTorch Geometric fills its GATv2 layers."""
+    """Glorot's uniform values for the last two axes, as PyTorch Geometric fills GATv2 layers."""
     return _uniform(math.sqrt(6 / (shape[-1] + shape[-2])))(key, shape, dtype)
 
 

@@ -20,7 +20,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 FOLDER = "checkpoints"
-VARIABLES, OPTIMISER, PIPELINE = "variables", "optimiser", "pipeline"
+VARIABLES, OPTIMISER, PIPELINE, ADAM = "variables", "optimiser", "pipeline", "adam"
 BEST_METRIC = "spearman"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+import optax
 from absl import logging
 from tqdm import tqdm
 
@@ -21,7 +22,13 @@ from finecausal_jax.data.dives import DiveSource
 from finecausal_jax.evaluation.protocol import Evaluation, evaluate
 from finecausal_jax.models.finecausal import FineCausal
 from finecausal_jax.training import sharding
-from finecausal_jax.training.checkpoints import OPTIMISER, PIPELINE, VARIABLES, CheckpointStore
+from finecausal_jax.training.checkpoints import (
+    ADAM,
+    OPTIMISER,
+    PIPELINE,
+    VARIABLES,
+    CheckpointStore,
+)
 from finecausal_jax.training.losses import Losses
 from finecausal_jax.training.metrics_log import MetricsLog
 from finecausal_jax.training.state import TrainState, init_state, init_variables, make_optimiser
@@ -202,21 +209,59 @@ def _first_state(
         return init_state(init_variables(model, config.data.frame_size, key), optimiser)
 
     if not store.steps():
-        logging.warning(
-            "training starts from random values: the trunks and ResNet-34 are untrained"
-        )
-        return jax.device_put(fresh(key), whole)
+        variables = _initial_variables(config, model, key)
+        return jax.device_put(init_state(variables, optimiser), whole)
     step = store.find("latest")
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
         jax.eval_shape(fresh, key),
     )
+    if OPTIMISER not in store.items(step):
+        return _converted_state(store, step, abstract, optimiser, whole)
     optimiser_item = {"step": abstract.step, "opt_state": abstract.opt_state}
     wanted = {VARIABLES: abstract.variables, OPTIMISER: optimiser_item, PIPELINE: None}
     items = store.load(step, wanted)
     batches.set_state(items[PIPELINE])
     logging.info("going on after step %d", step)
     return TrainState(**items[OPTIMISER], **items[VARIABLES])
+
+
+def _initial_variables(config: ml_collections.ConfigDict, model: FineCausal, key: jax.Array) -> Any:
+    """Initial values, the trunks and ResNet-34 from the files that the config names."""
+    variables = init_variables(model, config.data.frame_size, key)
+    files = {
+        "kinetics": config.train.kinetics_i3d or None,
+        "resnet": config.train.imagenet_resnet34 or None,
+    }
+    missing = [name for name, path in files.items() if not path]
+    if missing:
+        logging.warning(
+            "no pretrained weights for %s: starting from random values (config.train.kinetics_i3d "
+            "and config.train.imagenet_resnet34 name files)",
+            " and ".join(missing),
+        )
+    if len(missing) == len(files):
+        return variables
+    from finecausal_jax.interop.conversion import initialise_from
+
+    return initialise_from(variables, **files, model=model)
+
+
+def _converted_state(
+    store: CheckpointStore, step: int, abstract: TrainState, optimiser: Any, whole: Any
+) -> TrainState:
+    """The state of a converted checkpoint: its network and, where it has them, Adam's moments."""
+    wanted: dict[str, Any] = {VARIABLES: abstract.variables}
+    if ADAM in store.items(step):
+        moments = {"mu": abstract.params, "nu": abstract.params}
+        count = jax.ShapeDtypeStruct((), np.int32, sharding=whole)
+        wanted[ADAM] = {**moments, "count": count}
+    items = store.load(step, wanted)
+    state = init_state(items[VARIABLES], optimiser)
+    opt_state = state.opt_state
+    if ADAM in items:
+        opt_state = optax.tree_utils.tree_set(opt_state, **items[ADAM])
+    return jax.device_put(state.replace(opt_state=opt_state), whole)
 
 
 def _is_evaluation(train: Any, step: int, steps_per_epoch: int, last_step: int) -> bool:

@@ -1,4 +1,4 @@
-"""How a run's arrays lie on devices: batches split over the data axis, the state on every device."""
+"""How arrays lie on devices: batches split over the data axis, the state on every device."""
 
 from typing import Any
 

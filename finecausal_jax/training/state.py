@@ -7,6 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.interpreters import partial_eval
 
 from finecausal_jax.models.finecausal import FineCausal
 from finecausal_jax.training.schedule import Schedule, optax_schedules
@@ -56,9 +57,7 @@ def make_optimiser(settings: Optimiser) -> optax.GradientTransformation:
         {group: optax.scale_by_learning_rate(rate) for group, rate in rates.items()}, _groups
     )
     clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
-    # Flattened, Adam is one kernel and not one for each of some 500 parameters, which would take
-    # longer to compile on a CPU than the rest of a small network.
-    adam = optax.chain(optax.flatten(optax.chain(clip, optax.scale_by_adam())), scale)
+    adam = optax.chain(clip, optax.scale_by_adam(), scale)
     if settings.accumulate == 1:
         return adam
     steps = optax.MultiSteps(adam, settings.accumulate, use_grad_mean=False)
@@ -76,10 +75,17 @@ def init_variables(model: FineCausal, frame_size: int, key: jax.Array) -> dict[s
 
     shape = (1, model.frames, frame_size, frame_size, 3)
     video = jax.ShapeDtypeStruct(shape, jnp.float32)
-    # Lazily: the values need no forward pass. Not jitted: compiling all draws as one program takes
-    # minutes on a CPU, one by one they share a few kernels.
-    # In training mode fewer values depend on parameters alone, and only those are computed.
-    return model.lazy_init({"params": key, "dropout": key}, video, video, train=True)
+
+    def init(key: jax.Array, video: Any) -> Any:
+        return model.init(key, video, video)
+
+    # Cut down to the draws: `model.init` would compute a forward pass, and compiling that or all
+    # draws as one program takes minutes on a CPU. One by one they share a few kernels.
+    traced, shapes = jax.make_jaxpr(init, return_shape=True)(key, video)
+    needed, uses = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(jax.tree.leaves(shapes)))
+    arguments = [value for value, used in zip((key, None), uses, strict=True) if used]
+    values = jax.core.eval_jaxpr(needed, traced.consts, *arguments)
+    return jax.tree.unflatten(jax.tree.structure(shapes), values)
 
 
 def init_state(variables: dict[str, Any], optimiser: optax.GradientTransformation) -> TrainState:

@@ -1,0 +1,104 @@
+"""The command line, the configs and what importing does."""
+
+import ast
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+from ml_collections import config_flags  # noqa: F401  (its import must not start a device either)
+
+from configs import demo, finediving_hm
+from finecausal_jax import settings
+from finecausal_jax.training import loop
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def launch(*arguments):
+    return subprocess.run(
+        [sys.executable, "launch.py", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def test_commands_are_listed_with_a_line_each():
+    result = launch("--help")
+    assert result.returncode == 0
+    for name in ("render", "build", "train", "evaluate", "verify", "convert", "export"):
+        assert re.search(rf"^  {name} +\S", result.stdout, re.M), name
+
+
+def test_unknown_command_is_named():
+    result = launch("trian")
+    assert result.returncode == 2
+    assert "no command 'trian'" in result.stderr
+
+
+def test_train_without_a_data_set_says_what_to_run(tmp_path):
+    result = launch(
+        "train",
+        "--config=configs/demo.py",
+        f"--config.data.data_dir={tmp_path}",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    assert result.returncode == 2
+    assert "launch.py build" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_config_key_that_does_not_exist_is_named():
+    result = launch("evaluate", "--config=configs/demo.py", "--config.train.epoch=3")
+    assert result.returncode != 0
+    assert "epoch" in result.stderr
+
+
+def test_importing_starts_no_device_and_no_other_framework():
+    code = (
+        "import sys, pkgutil, importlib, finecausal_jax\n"
+        "for m in pkgutil.walk_packages(finecausal_jax.__path__, 'finecausal_jax.'):\n"
+        "    if 'torch_baseline' not in m.name: importlib.import_module(m.name)\n"
+        "from jax._src import xla_bridge\n"
+        "assert not xla_bridge.backends_are_initialized()\n"
+        "assert 'torch' not in sys.modules and 'tensorflow' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("config", [finediving_hm, demo])
+def test_every_config_makes_its_parts(config):
+    config = config.get_config()
+    model = settings.make_model(config)
+    assert model.frames == settings.make_preprocessing(config).frames
+    assert hash(model) == hash(settings.make_model(config))
+    assert settings.make_optimiser_settings(config, 10).accumulate == config.train.accumulate
+
+
+def test_full_size_config_is_the_default_model():
+    from finecausal_jax import FineCausal
+
+    assert settings.make_model(finediving_hm.get_config()) == FineCausal()
+
+
+def test_every_config_key_is_read_somewhere():
+    code = "".join(
+        path.read_text()
+        for folder in ("finecausal_jax", "tfds_finecausal")
+        for path in (ROOT / folder).rglob("*.py")
+    )
+    words = {node.attr for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Attribute)}
+    words |= set(re.findall(r"\w+", code))
+    flat = settings._flat(finediving_hm.get_config().to_dict())
+    unread = [key for key in flat if key.rsplit(".", 1)[-1] not in words]
+    assert not unread
+
+
+def test_workdir_of_another_config_is_refused(tmp_path):
+    config = demo.get_config()
+    loop.claim_workdir(tmp_path / "run", config)
+    config.train.log_every = 3  # free to change
+    loop.claim_workdir(tmp_path / "run", config)
+    config.train.base_lr = 0.5
+    with pytest.raises(ValueError, match=r"train.base_lr: was 0.002, is 0.5"):
+        loop.claim_workdir(tmp_path / "run", config)
