@@ -189,7 +189,7 @@ def _one_vector(tree: Any) -> Any:
     return jnp.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
-def _from_one_vector(vector: np.ndarray, like: Any) -> Any:
+def _from_one_vector(vector: Any, like: Any) -> Any:
     """The inverse of `_one_vector`, for a tree of the shapes of `like`."""
     import jax
 

@@ -80,13 +80,15 @@ def read_weights(path: str | pathlib.Path) -> WeightsFile:
 
 def _released(path: pathlib.Path, blob: Mapping[str, Any]) -> WeightsFile:
     """Sorts a dict of state dicts."""
-    problems, state = [], {}
+    problems, state, progress = [], {}, {}
     for name, value in blob.items():
         if name == "optimizer":
             if not isinstance(value, dict) or not {"state", "param_groups"} <= value.keys():
                 problems.append("optimizer: expected a dict with state and param_groups")
         elif name in PROGRESS:
-            if not isinstance(value, (int, float, np.number)):
+            if isinstance(value, (int, float, np.number)):
+                progress[name] = value.item() if isinstance(value, np.number) else value
+            else:
                 problems.append(f"{name}: expected a number, found {_kind_of(value)}")
         elif not isinstance(value, dict):
             problems.append(f"{name}: unknown entry, {_kind_of(value)}")
@@ -96,7 +98,6 @@ def _released(path: pathlib.Path, blob: Mapping[str, Any]) -> WeightsFile:
             problems += _not_tensors(value, f"{name}/")
             state[name] = {k: v for k, v in value.items() if isinstance(v, np.ndarray)}
     causal = any(name in state for name in CAUSAL_MODULES)
-    progress = {name: _number(blob[name]) for name in PROGRESS if name in blob}
     return WeightsFile(
         path,
         kind=FINECAUSAL if causal else FINEPARSER,
@@ -251,10 +252,6 @@ def _not_tensors(tensors: Mapping[str, Any], prefix: str) -> Iterator[str]:
     for key, value in tensors.items():
         if not isinstance(key, str) or not isinstance(value, np.ndarray):
             yield f"{prefix}{key}: expected a tensor, found {_kind_of(value)}"
-
-
-def _number(value: Any) -> int | float:
-    return value.item() if isinstance(value, np.number) else value
 
 
 def _kind_of(value: Any) -> str:

@@ -64,7 +64,7 @@ class Check:
     @property
     def passed(self) -> bool:
         """Whether the error is a number within the limit."""
-        return getattr(self, self.counts) <= self.limit  # false for NaN
+        return bool(getattr(self, self.counts) <= self.limit)  # false for NaN
 
     def __str__(self) -> str:
         verdict = "ok  " if self.passed else "MISS"

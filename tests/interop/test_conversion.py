@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from conftest import assert_same
+from made_weights import assert_same
 from rich.console import Console
 
 from finecausal_jax.interop import checkpoint_files, conversion, report, workdirs
@@ -74,8 +74,8 @@ def test_a_whole_file_fills_every_leaf(tmp_path, small_state, small_model, write
     text = table_of(converted)
     assert "FineCausal checkpoint" in text
     assert f"{len(converted.conversion.sources):,}" in text
-    assert "dropped 6: regressor_delta3 is never called" in text
-    assert "fresh" not in text.split("dropped 6")[1]
+    assert "dropped 2: regressor_delta3 is never called" in text
+    assert "fresh" not in text.split("dropped 2: regressor_delta3")[1]
 
 
 def test_the_saved_checkpoint_holds_it_all(tmp_path, small_state, small_model, write_pth):
@@ -176,7 +176,7 @@ def test_resnet_fills_the_static_encoder(
     encoder = converted.variables["params"]["video_encoder"]
     norm = encoder["backbone"]["layer2_0"]["downsample_norm"]["scale"]
     assert np.array_equal(norm, resnet["layer2.0.downsample.1.weight"])
-    assert np.all(encoder["inc1"]["conv1"]["kernel"] == 0.25)
+    assert np.all(encoder["down23"]["conv2"]["kernel"] == 0.25)
     assert set(converted.unused) == {"video_encoder"}
     assert np.array_equal(converted.unused["video_encoder"]["backbone.fc.bias"], resnet["fc.bias"])
 

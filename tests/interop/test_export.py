@@ -5,8 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import assert_same
-from test_adam import trained_adam
+from made_weights import assert_same, trained_adam
 
 from finecausal_jax.interop import conversion, export
 from finecausal_jax.interop.checkpoint_files import read_weights

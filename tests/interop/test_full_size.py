@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import REFERENCE, assert_same
+from made_weights import assert_same
 
 from finecausal_jax.interop import conversion, export
 from finecausal_jax.interop.checkpoint_files import read_weights
@@ -51,7 +51,7 @@ def test_fineparsers_file_comes_back_bit_for_bit(tmp_path, seeded, write_pth):
     assert_same({m: read_weights(tmp_path / "back.pth").state[m] for m in want}, want)
 
 
-def test_converting_takes_under_a_minute_and_2_gb(tmp_path, seeded):
+def test_converting_takes_under_a_minute_and_2_gb(tmp_path, seeded, reference):
     seeded.save_pth(tmp_path / "best.pth", 0)
     program = (
         "import atexit, launch, sys\n"
@@ -66,7 +66,7 @@ def test_converting_takes_under_a_minute_and_2_gb(tmp_path, seeded):
     result = subprocess.run(
         [sys.executable, "-c", program, *arguments],
         check=True,
-        cwd=REFERENCE.parents[1],
+        cwd=reference.parents[1],
         capture_output=True,
         text=True,
     )
