@@ -5,8 +5,6 @@ import os
 import pathlib
 from collections.abc import Mapping
 
-import tensorboardX
-
 
 class MetricsLog:
     """Appends numbers by step to `metrics.jsonl` and to TensorBoard event files.
@@ -19,6 +17,9 @@ class MetricsLog:
     """
 
     def __init__(self, workdir: str | pathlib.Path, step: int):
+        # Not at the top: where PyTorch is installed, tensorboardX imports it.
+        import tensorboardX
+
         folder = pathlib.Path(workdir)
         self._path = folder / "metrics.jsonl"
         if self._path.exists():

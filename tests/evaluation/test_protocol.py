@@ -110,7 +110,8 @@ def test_padding_changes_no_metric(
         video_batch=video_batch,
         pair_batch=pair_batch,
     )
-    assert got.metrics == pytest.approx(want.metrics, rel=1e-6)
+    # Another batch shape sums in another order: float32 keeps about 1e-6, squared errors less.
+    assert got.metrics == pytest.approx(want.metrics, rel=1e-5)
     for name in ("mask_iou", "mask_f1", "mask_f2", "mask_accuracy", "tiou_50", "pairs"):
         assert got.metrics[name] == want.metrics[name]
 
@@ -149,7 +150,8 @@ def test_given_encodings_are_used_as_they_are(
     train_source.read.clear()
     got = run(model, variables, test_source, train_source, settings, encodings=bank)
     assert train_source.read == []
-    assert got.metrics == pytest.approx(want.metrics, rel=1e-6)
+    # Another batch shape sums in another order: float32 keeps about 1e-6, squared errors less.
+    assert got.metrics == pytest.approx(want.metrics, rel=1e-5)
 
 
 def test_a_training_dive_is_not_its_own_exemplar(model, variables, train_source, settings):
@@ -181,7 +183,8 @@ def test_batches_can_be_laid_out_on_a_mesh(model, variables, test_source, train_
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     want = run(model, variables, test_source, train_source, settings)
     got = run(model, variables, test_source, train_source, settings, sharding=sharding)
-    assert got.metrics == pytest.approx(want.metrics, rel=1e-6)
+    # Another batch shape sums in another order: float32 keeps about 1e-6, squared errors less.
+    assert got.metrics == pytest.approx(want.metrics, rel=1e-5)
 
 
 def test_another_seed_chooses_other_exemplars(
