@@ -27,7 +27,7 @@ demo: setup      ## render dives, build them with TFDS, train, evaluate, show th
 	$(BIN)/python launch.py train $(DEMO)
 	$(BIN)/python launch.py evaluate $(DEMO) --checkpoint=latest
 
-test: setup      ## the tests, full-size ones left out
+test: setup-torch   ## the tests, full-size ones left out
 	$(BIN)/python -m pytest -q -m 'not slow'
 
 test-slow: setup-torch   ## the full-size tests
