@@ -33,7 +33,7 @@ test: setup-torch   ## the tests, full-size ones left out
 test-slow: setup-torch   ## the full-size tests
 	$(BIN)/python -m pytest -q -m slow
 
-check: setup     ## lint, format and types
+check: setup-torch  ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
