@@ -1,10 +1,16 @@
 """Convolutions and pools, and the one place that decides how each platform computes them.
 
-XLA's CPU backend computes 3-D convolutions, and above all their gradients, many times slower than
-the 2-D ones it hands to Eigen, so there a 3-D convolution is a sum over its temporal taps of 2-D
-convolutions. GPUs and TPUs get the direct form. The choice is made while lowering
-(`jax.lax.platform_dependent`), so one jitted function serves every platform and can be compiled
-for hardware that is not there.
+GPUs and TPUs get one direct convolution. XLA's CPU backend is uneven, so there
+
+- a 3-D convolution is a sum over its temporal taps of 2-D convolutions, and so is the gradient of
+  its input;
+- the gradient of a wide kernel is that of a direct 3-D convolution: the 2-D one, whose window is as
+  large as the image, is several times slower;
+- a stem's pixels are first gathered by space-to-depth, since 3 input channels starve the kernels;
+- padding is left to the convolution: one that pads nothing runs on a slower path.
+
+The choice is made while lowering (`jax.lax.platform_dependent`), so one jitted function serves
+every platform and can be compiled for hardware that is not there.
 
 Max pooling is a maximum over shifted slices on every platform: its gradient is dense, whereas that
 of `reduce_window` is a select-and-scatter, slow on a CPU and refused by XLA on a GPU in
@@ -12,13 +18,17 @@ deterministic mode.
 """
 
 import functools
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 Padding = Sequence[tuple[int, int]]
+# Input times output channels from which a kernel's gradient is fastest in 3-D on a CPU.
+WIDE = 1024
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Padding) -> jax.Array:
@@ -34,17 +44,56 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Pa
       [n, *space_out, o] in the dtype of `x`.
     """
     dims = kernel.ndim - 2
-    stride, padding = tuple(stride), tuple(padding)
+    stride, padding = tuple(stride), tuple(tuple(pair) for pair in padding)
     if all(size == 1 for size in kernel.shape[:dims]) and not any(a or b for a, b in padding):
         # A pointwise convolution is a matrix product, which every backend does best.
         picked = x[(slice(None), *(slice(None, None, step) for step in stride))]
         return picked @ kernel.reshape(kernel.shape[dims:])
+    return _convolve(x, kernel, stride, padding)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve(
+    x: jax.Array, kernel: jax.Array, stride: tuple[int, ...], padding: Padding
+) -> jax.Array:
     return lax.platform_dependent(
         x,
         kernel,
         cpu=lambda x, kernel: _on_cpu(x, kernel, stride, padding),
         default=lambda x, kernel: _direct(x, kernel, stride, padding),
     )
+
+
+def _convolve_forward(
+    x: jax.Array, kernel: jax.Array, stride: tuple[int, ...], padding: Padding
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _convolve(x, kernel, stride, padding), (x, kernel)
+
+
+def _convolve_backward(
+    stride: tuple[int, ...],
+    padding: Padding,
+    saved: tuple[jax.Array, jax.Array],
+    gradient: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    def transposed(for_x: Any, for_kernel: Any) -> Any:
+        # The map is linear in either argument, so nothing of the forward pass is repeated.
+        def both(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
+            of_x = jax.linear_transpose(lambda x: for_x(x, kernel, stride, padding), x)
+            of_kernel = jax.linear_transpose(lambda k: for_kernel(x, k, stride, padding), kernel)
+            return *of_x(gradient), *of_kernel(gradient)
+
+        return both
+
+    return lax.platform_dependent(
+        *saved,
+        gradient,
+        cpu=transposed(_on_cpu, _on_cpu_for_kernel),
+        default=transposed(_direct, _direct),
+    )
+
+
+_convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 def upsample(x: jax.Array, kernel: jax.Array, stride: Sequence[int]) -> jax.Array:
@@ -169,11 +218,30 @@ def _direct(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Pad
 
 def _on_cpu(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Padding) -> jax.Array:
     if _is_stem(kernel, stride):
-        x, kernel = _space_to_depth(x, kernel, padding)
-        stride, padding = (1,) * len(stride), ((0, 0),) * len(stride)
+        x, kernel, padding = _space_to_depth(x, kernel, padding)
+        stride = (1,) * len(stride)
     if kernel.ndim < 5:
         return _direct(x, kernel, stride, padding)
     return _sum_of_planar(x, kernel, stride, padding)
+
+
+def _on_cpu_for_kernel(
+    x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Padding
+) -> jax.Array:
+    """The same, in the form whose gradient by the kernel is fast."""
+    if _is_stem(kernel, stride):
+        x, kernel, padding = _space_to_depth(x, kernel, padding)
+        stride = (1,) * len(stride)
+    *_, i, o = kernel.shape
+    if kernel.ndim < 4 or i * o < WIDE:
+        return _on_cpu(x, kernel, stride, padding)
+    if kernel.ndim == 5:
+        return _direct(x, kernel, stride, padding)
+    # Images are taken for the frames of short videos, again for the sake of the 3-D path.
+    frames = math.gcd(x.shape[0], 8)
+    videos = x.reshape(x.shape[0] // frames, frames, *x.shape[1:])
+    y = _direct(videos, kernel[None], (1, *stride), ((0, 0), *padding))
+    return y.reshape(x.shape[0], *y.shape[2:])
 
 
 def _sum_of_planar(
@@ -199,34 +267,33 @@ def _is_stem(kernel: jax.Array, stride: Sequence[int]) -> bool:
 
 def _space_to_depth(
     x: jax.Array, kernel: jax.Array, padding: Padding
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, Padding]:
     """Turns a stride-2 convolution of few channels into a stride-1 one of 2**dims times as many.
 
-    Exact: the kernel is padded with zeros to an even size. With 3 input channels the CPU kernels
-    are starved; with 24 they are not.
+    Exact: the kernel is padded with zeros so that its window and its padding in front are even.
+
+    Returns:
+      The signal, the kernel, and the padding that is left to do.
     """
     dims = kernel.ndim - 2
-    outs = [
-        (size + sum(pad) - window) // 2 + 1
-        for size, pad, window in zip(x.shape[1:-1], padding, kernel.shape[:dims], strict=True)
-    ]
-    windows = [window + window % 2 for window in kernel.shape[:dims]]
-    kernel = jnp.pad(
-        kernel,
-        [(0, w - k) for w, k in zip(windows, kernel.shape[:dims], strict=True)] + [(0, 0)] * 2,
-    )
-    needed = [2 * (out - 1) + window for out, window in zip(outs, windows, strict=True)]
-    x = jnp.pad(
-        x,
-        [(0, 0)]
-        + [
-            (pad[0], max(0, need - size - pad[0]))
-            for need, size, pad in zip(needed, x.shape[1:-1], padding, strict=True)
-        ]
-        + [(0, 0)],
-    )
-    x = x[(slice(None), *(slice(0, need) for need in needed))]
-    return _pair_up(x, dims, lead=1), _pair_up(kernel, dims, lead=0)
+    widths, ends, left = [], [], []
+    for size, window, (front, back) in zip(
+        x.shape[1:-1], kernel.shape[:dims], padding, strict=True
+    ):
+        out = (size + front + back - window) // 2 + 1
+        before = front % 2
+        after = (window + before) % 2
+        widths.append((before, after))
+        front, window = front + before, window + before + after
+        needed = 2 * (out - 1) + window - front  # what the windows reach, from the first pixel on
+        end = min(needed, size + size % 2)
+        ends.append(end)
+        left.append((front // 2, (needed - end) // 2))
+    kernel = jnp.pad(kernel, [*widths, (0, 0), (0, 0)])
+    grown = [(0, max(0, end - size)) for end, size in zip(ends, x.shape[1:-1], strict=True)]
+    x = jnp.pad(x, [(0, 0), *grown, (0, 0)])
+    x = x[(slice(None), *(slice(0, end) for end in ends))]
+    return _pair_up(x, dims, lead=1), _pair_up(kernel, dims, lead=0), tuple(left)
 
 
 def _pair_up(array: jax.Array, dims: int, lead: int) -> jax.Array:

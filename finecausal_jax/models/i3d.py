@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from finecausal_jax.models.convolution import max_pool
-from finecausal_jax.models.layers import BatchNorm, Conv
+from finecausal_jax.models.layers import BatchNorm, Conv, conv_norm
 
 # Channels of each mixed block's units: b0, b1a, b1b, b2a, b2b, b3.
 MIXED_CHANNELS = {
@@ -53,8 +53,8 @@ class ConvUnit(nn.Module):
         conv = Conv(
             self.features, self.window, self.stride, padding, dtype=self.dtype, name="conv3d"
         )
-        norm = BatchNorm(dtype=self.dtype, name="batch3d")
-        return nn.relu(norm(conv(x), train=train))
+        norm = BatchNorm(self.features, dtype=self.dtype, name="batch3d")
+        return nn.relu(conv_norm(conv, norm, x, train=train))
 
 
 class Mixed(nn.Module):

@@ -36,7 +36,10 @@ class Conv(nn.Module):
     kernel_init: Initializer | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n *space i"]) -> Float[Array, "n *space_out o"]:
+    def __call__(
+        self, x: Float[Array, "n *space i"], scale: Float[Array, " o"] | None = None
+    ) -> Float[Array, "n *space_out o"]:
+        """Convolves; `scale` multiplies the kernel's output channels, for a folded BatchNorm."""
         dims, channels = len(self.window), x.shape[-1]
         fan_in = channels
         for size in self.window:
@@ -44,6 +47,8 @@ class Conv(nn.Module):
         default = uniform_fan_in(fan_in)
         shape = (*self.window, channels, self.features)
         kernel = self.param("kernel", self.kernel_init or default, shape)
+        if scale is not None:
+            kernel = kernel * jnp.expand_dims(scale, range(dims + 1))
         stride = self.stride or (1,) * dims
         padding = self.padding or ((0, 0),) * dims
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), stride, padding)
@@ -95,29 +100,30 @@ class BatchNorm(nn.Module):
     calling a module first on the queries and then on the exemplars, at the price of one call.
 
     Attributes:
+      features: channels.
       momentum: weight of the new statistics (PyTorch's sense of the word).
       dtype: dtype of the result; statistics are float32.
     """
 
+    features: int
     momentum: float = 0.1
     dtype: Any = jnp.float32
 
-    @nn.compact
+    def setup(self) -> None:
+        shape = (self.features,)
+        self.scale = self.param("scale", nn.initializers.ones, shape)
+        self.bias = self.param("bias", nn.initializers.zeros, shape)
+        self.mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        self.var = self.variable("batch_stats", "var", jnp.ones, shape)
+
     def __call__(
         self, x: Float[Array, "n *space c"], *, train: bool, runs: int = 1
     ) -> Float[Array, "n *space c"]:
-        channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
-        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
-
         if not train:
-            factor = scale * jax.lax.rsqrt(running_var.value + NORM_EPSILON)
-            shift = bias - running_mean.value * factor
+            factor, shift = self.frozen()
             return _affine(x.astype(jnp.float32), factor, shift).astype(self.dtype)
 
-        grouped = x.astype(jnp.float32).reshape(runs, -1, channels)
+        grouped = x.astype(jnp.float32).reshape(runs, -1, self.features)
         mean = jnp.mean(grouped, axis=1, keepdims=True)  # [runs, 1, c]
         centred = grouped - mean
         var = jnp.mean(jnp.square(centred), axis=1, keepdims=True)
@@ -125,10 +131,29 @@ class BatchNorm(nn.Module):
             count = grouped.shape[1]
             unbiased = var * (count / max(1, count - 1))
             for run in range(runs):
-                for running, new in ((running_mean, mean), (running_var, unbiased)):
+                for running, new in ((self.mean, mean), (self.var, unbiased)):
                     running.value += self.momentum * (new[run, 0] - running.value)
-        y = _affine(centred * jax.lax.rsqrt(var + NORM_EPSILON), scale, bias)
+        y = _affine(centred * jax.lax.rsqrt(var + NORM_EPSILON), self.scale, self.bias)
         return y.reshape(x.shape).astype(self.dtype)
+
+    def frozen(self) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+        """The factor and shift that this layer is, as long as its statistics stay as they are."""
+        factor = self.scale * jax.lax.rsqrt(self.var.value + NORM_EPSILON)
+        return factor, self.bias - self.mean.value * factor
+
+
+def conv_norm(
+    conv: Conv, norm: BatchNorm, x: Array, *, train: bool, runs: int = 1
+) -> Float[Array, "n *space_out o"]:
+    """A convolution without bias, then BatchNorm; with running statistics, both as one.
+
+    Folded into the kernel, BatchNorm's factor costs nothing, and the convolution's own output need
+    not be kept for the backward pass of a trunk that trains with running statistics.
+    """
+    if train:
+        return norm(conv(x), train=True, runs=runs)
+    factor, shift = norm.frozen()
+    return add_bias(conv(x, factor), shift)
 
 
 class DoubleConv(nn.Module):
@@ -150,7 +175,7 @@ class DoubleConv(nn.Module):
                 dtype=self.dtype,
                 name=f"conv{layer}",
             )
-            norm = BatchNorm(dtype=self.dtype, name=f"norm{layer}")
+            norm = BatchNorm(self.features, dtype=self.dtype, name=f"norm{layer}")
             x = nn.relu(norm(conv(x), train=train, runs=runs))
         return x
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 from finecausal_jax.models.convolution import max_pool
 from finecausal_jax.models.i3d import scaled
 from finecausal_jax.models.initial_values import he_normal_fan_out
-from finecausal_jax.models.layers import BatchNorm, Conv, DoubleConv
+from finecausal_jax.models.layers import BatchNorm, Conv, DoubleConv, conv_norm
 from finecausal_jax.models.stages import pool_frames
 
 BLOCKS = (3, 4, 6, 3)  # ResNet-34: basic blocks in each of its four layers
@@ -27,9 +27,9 @@ class BasicBlock(nn.Module):
     def __call__(
         self, x: Float[Array, "n h w i"], *, train: bool, runs: int
     ) -> Float[Array, "n h2 w2 o"]:
-        def conv(name: str, size: int, step: int) -> Conv:
+        def normed(name: str, norm_name: str, size: int, step: int, y: Array) -> Array:
             pad = (size // 2, size // 2)
-            return Conv(
+            conv = Conv(
                 self.features,
                 (size, size),
                 (step, step),
@@ -39,13 +39,13 @@ class BasicBlock(nn.Module):
                 name=name,
             )
 
-        def norm(name: str, y: Array) -> Array:
-            return BatchNorm(dtype=self.dtype, name=name)(y, train=train, runs=runs)
+            norm = BatchNorm(self.features, dtype=self.dtype, name=norm_name)
+            return conv_norm(conv, norm, y, train=train, runs=runs)
 
-        y = nn.relu(norm("bn1", conv("conv1", 3, self.step)(x)))
-        y = norm("bn2", conv("conv2", 3, 1)(y))
+        y = nn.relu(normed("conv1", "bn1", 3, self.step, x))
+        y = normed("conv2", "bn2", 3, 1, y)
         if self.step != 1 or x.shape[-1] != self.features:
-            x = norm("downsample_norm", conv("downsample_conv", 1, self.step)(x))
+            x = normed("downsample_conv", "downsample_norm", 1, self.step, x)
         return nn.relu(y + x)
 
 
@@ -68,8 +68,8 @@ class ResNet34(nn.Module):
             kernel_init=he_normal_fan_out,
             name="conv1",
         )
-        norm = BatchNorm(dtype=self.dtype, name="bn1")
-        x = nn.relu(norm(stem(frames), train=train, runs=runs))  # [n, 56, 56, 64]
+        norm = BatchNorm(stem.features, dtype=self.dtype, name="bn1")
+        x = nn.relu(conv_norm(stem, norm, frames, train=train, runs=runs))  # [n, 56, 56, 64]
         # Zeros or minus infinity in the padding: the same after a ReLU.
         x = max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # [n, 28, 28, 64]
         for layer, (blocks, features) in enumerate(zip(BLOCKS, WIDTHS, strict=True), start=1):

@@ -24,21 +24,26 @@ def direct(x, kernel, stride, padding):
 
 
 @pytest.mark.parametrize(
-    ("space", "window", "stride", "channels"),
+    ("space", "window", "stride", "channels", "features"),
     [
-        ((6, 8, 8), (7, 7, 7), (2, 2, 2), 3),  # a stem: space-to-depth on a CPU
-        ((5, 7, 6), (3, 3, 3), (1, 1, 1), 5),
-        ((4, 4, 4), (1, 1, 1), (1, 1, 1), 5),
-        ((9, 8), (7, 7), (2, 2), 3),
-        ((8, 8), (1, 1), (2, 2), 6),
+        ((6, 8, 8), (7, 7, 7), (2, 2, 2), 3, 4),  # a stem: space-to-depth on a CPU
+        ((5, 7, 6), (3, 3, 3), (1, 1, 1), 5, 4),
+        ((4, 4, 4), (1, 1, 1), (1, 1, 1), 5, 4),
+        ((3, 4, 4), (3, 3, 3), (1, 1, 1), 32, 32),  # wide: the kernel's gradient in 3-D
+        ((5, 4), (3, 3), (2, 2), 32, 32),
+        ((8, 8), (7, 7), (2, 2), 3, 512),
+        ((9, 8), (7, 7), (2, 2), 3, 4),
+        ((7, 6), (4, 5), (2, 2), 3, 4),
+        ((8, 8), (1, 1), (2, 2), 6, 4),
     ],
 )
-def test_convolution_equals_the_direct_one(space, window, stride, channels):
-    x, kernel = random(2, *space, channels), random(*window, channels, 4, seed=1)
+def test_convolution_equals_the_direct_one(space, window, stride, channels, features):
+    x, kernel = random(2, *space, channels), random(*window, channels, features, seed=1)
     padding = [((w - 1) // 2, w - 1 - (w - 1) // 2) for w in window]
 
     def loss(function, x, kernel):
-        return jnp.sum(jnp.sin(function(x, kernel, stride, padding)))
+        # Over the number of features, so that gradients keep the size that TOLERANCE is for.
+        return jnp.sum(jnp.sin(function(x, kernel, stride, padding))) / kernel.shape[-1] ** 0.5
 
     np.testing.assert_allclose(
         convolve(x, kernel, stride, padding), direct(x, kernel, stride, padding), **TOLERANCE

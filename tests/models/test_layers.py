@@ -22,7 +22,7 @@ def random(*shape, seed=0):
 
 def test_batch_norm_keeps_the_unbiased_variance_run_by_run():
     x = random(6, 5, 3) * 2 + 1
-    norm = BatchNorm()
+    norm = BatchNorm(3)
     variables = norm.init(jax.random.key(0), x, train=False)
     y, updates = norm.apply(variables, x, train=True, runs=2, mutable=["batch_stats"])
     mean, var = np.zeros(3), np.ones(3)
