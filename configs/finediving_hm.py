@@ -74,6 +74,14 @@ def get_config() -> ml_collections.ConfigDict:
     evaluate.pair_batch = 16  # pairs compared at once
     evaluate.max_dives = 0  # only the first so many test dives; 0: all
 
+    config.benchmark = benchmark = ml_collections.ConfigDict()  # only `benchmark` reads it
+    benchmark.batch_size = 1  # pairs of a forward pass and of a training step
+    benchmark.warmup = 1  # runs thrown away after the first
+    benchmark.threads = 0  # cores; 0: all that the process may use
+    benchmark.matmul_size = 2048  # rows of the matrices whose product gives the peak
+    benchmark.test_dives = 749  # FineDiving-HM's; a query's share of the bank follows from both
+    benchmark.train_dives = 2251
+
     # Arguments of `render_release`; only `render` reads them.
     config.rendered = rendered = ml_collections.ConfigDict()
     rendered.train_dives = 40

@@ -21,6 +21,7 @@ FREE_ON_RESUME = (
     "data.manual_dir",
     "data.data_dir",
     "data.workers",
+    "benchmark",
     "evaluate",
     "rendered",
     "train.epochs",

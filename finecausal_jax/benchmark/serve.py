@@ -1,0 +1,134 @@
+"""A worker's side of the benchmark: answers one line of JSON with another.
+
+    {"op": "prepare"}                  -> what `Job.prepare` says
+    {"op": "run", "name": "forward"}   -> {"seconds": 10.6}
+    {"op": "memory"}                   -> {"peak_bytes": ..., "peak_method": "..."}
+
+The first line is the task. An exception becomes {"error": "..."}; the end of the input ends the
+worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from finecausal_jax.benchmark.task import Task
+
+_CLEAR_REFS, _RESET_PEAK = "/proc/self/clear_refs", "5"  # Linux: sets VmHWM back to VmRSS
+
+
+class Job(Protocol):
+    """One section in one framework, ready to be timed."""
+
+    def prepare(self) -> dict[str, Any]:
+        """Compiles, runs everything once and says what came out.
+
+        Returns:
+          "checks": {name: flat list of numbers} that another framework must agree with;
+          "compile_seconds" and "first_seconds" (the first run, which may compile) by operation;
+          "flops" of one run by operation; "device": its name; "versions" of libraries.
+        """
+        ...
+
+    def operations(self) -> dict[str, Callable[[], Any]]:
+        """What can be timed: each call ends when its result is there."""
+        ...
+
+    def matmul(self) -> Callable[[], Any]:
+        """A float32 product of two square matrices of `task.matmul_size` rows."""
+        ...
+
+    def peak_device_memory(self, *, reset: bool) -> int | None:
+        """Largest number of bytes in use on the device since the last reset; None on a CPU."""
+        ...
+
+
+def serve(make_job: Callable[[Task], Job]) -> None:
+    """Serves one task over standard input and output, then returns."""
+    # Libraries print what they like: their standard output becomes standard error.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def answer(value: dict[str, Any]) -> None:
+        answers.write(json.dumps(value) + "\n")
+        answers.flush()
+
+    line = sys.stdin.readline()
+    if not line:
+        return
+    task = Task.from_json(line)
+    pin(task.threads)
+    job: Job | None = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if request["op"] == "prepare":
+                job = make_job(task)
+                answer(_prepare(job, task))
+            elif job is None:
+                answer({"error": "asked to run before prepare"})
+            elif request["op"] == "run":
+                answer({"seconds": timed(job.operations()[request["name"]])})
+            else:
+                answer(_peak_memory(job))
+        except Exception as error:  # told to whoever asked, which carries on without this worker
+            traceback.print_exc()
+            answer({"error": f"{type(error).__name__}: {error}"})
+
+
+def pin(threads: int) -> None:
+    """Keeps this process on the first `threads` of its cores, where the system can do so."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+
+
+def timed(run: Callable[[], Any]) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _prepare(job: Job, task: Task) -> dict[str, Any]:
+    matmul = job.matmul()
+    matmul()  # compiles
+    seconds = min(timed(matmul) for _ in range(5))  # the peak: what nothing disturbed
+    report = {"matmul_flops_per_second": 2 * task.matmul_size**3 / seconds}
+    report |= job.prepare()
+    for run in job.operations().values():
+        for _ in range(task.warmup):
+            run()
+    # What compiling took is not what running takes: the peak counts from here on.
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    job.peak_device_memory(reset=True)
+    with contextlib.suppress(OSError), open(_CLEAR_REFS, "w") as file:
+        file.write(_RESET_PEAK)
+    return report
+
+
+def _peak_memory(job: Job) -> dict[str, Any]:
+    device = job.peak_device_memory(reset=False)
+    if device is not None:
+        return {"peak_bytes": device, "peak_method": "device memory in use, by its allocator"}
+    with contextlib.suppress(OSError):
+        # Only where the reset is there too, the mark is of the runs alone.
+        if os.access(_CLEAR_REFS, os.W_OK):
+            with open("/proc/self/status") as file:
+                marks = [line.split()[1] for line in file if line.startswith("VmHWM")]
+            method = "resident memory of the process (VmHWM, reset after warm-up)"
+            return {"peak_bytes": int(marks[0]) * 1024, "peak_method": method}
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return {"peak_bytes": peak, "peak_method": "resident memory (ru_maxrss), compiling included"}

@@ -1,0 +1,266 @@
+"""Times the network in XLA and in PyTorch, in turn, on the same cores.
+
+Each section starts a fresh process for XLA and for each PyTorch setting, so that its peak memory is
+its own. Each is prepared alone; then rounds follow in which every process runs once while the
+others wait, so that a change in the machine's mood meets them all.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from finecausal_jax import settings
+from finecausal_jax.benchmark import results
+from finecausal_jax.benchmark.task import SECTIONS, Task, write_inputs, write_weights
+from finecausal_jax.benchmark.workers import Worker, WorkerError
+
+TORCH_SETTINGS = ("reference", "channels_last", "compiled")  # `torch_baseline.SETTINGS`
+DEVICES = ("cpu", "gpu", "tpu")
+XLA = "XLA"
+COMMANDS = {
+    XLA: (sys.executable, "-m", "finecausal_jax.benchmark.xla_worker"),
+    **{
+        f"PyTorch {setting}": (
+            sys.executable,
+            "-m",
+            "finecausal_jax.benchmark.torch_baseline.worker",
+        )
+        for setting in TORCH_SETTINGS
+    },
+}
+
+# Operations of a section by worker: XLA's parts, PyTorch's one.
+_OPERATIONS = {
+    "forward": (("forward",), ("forward",)),
+    "train": (("train",), ("train",)),
+    "evaluation": (("encode_batch", "compare", "new_dive"), ("score_dive",)),
+    "pipeline": (("pipeline",), ()),
+}
+
+
+def check_options(
+    config: ml_collections.ConfigDict,
+    sections: Sequence[str],
+    torch_settings: Sequence[str],
+    rounds: int,
+    device: str,
+    *,
+    has_torch: bool,
+) -> None:
+    """Raises ValueError where a benchmark cannot be run, with what would mend it."""
+    for flag, values, known in (
+        ("--sections", sections, SECTIONS),
+        ("--settings", torch_settings, TORCH_SETTINGS),
+        ("--device", (device,), DEVICES),
+    ):
+        unknown = [value for value in values if value not in known]
+        if unknown:
+            raise ValueError(f"{flag}: {', '.join(unknown)} is none of {', '.join(known)}")
+    options = config.benchmark
+    for name, value, least in (
+        ("--rounds", rounds, 1),
+        ("--config.benchmark.batch_size", options.batch_size, 1),
+        ("--config.benchmark.warmup", options.warmup, 0),
+        ("--config.benchmark.threads", options.threads, 0),
+        ("--config.benchmark.test_dives", options.test_dives, 1),
+        ("--config.evaluate.exemplars", config.evaluate.exemplars, 1),
+    ):
+        if value < least:
+            raise ValueError(f"{name} is {value}, expected at least {least}")
+    if not torch_settings or tuple(sections) == ("pipeline",):
+        return
+    alone = "or time XLA alone with --settings="
+    if device == "tpu":
+        raise ValueError(f"--device=tpu: the PyTorch baseline runs on cpu and gpu; {alone}")
+    if not has_torch:
+        raise ValueError(
+            f"PyTorch is not installed: install it with pip install -e '.[torch]', {alone}"
+        )
+    full = settings.make_model(config).clone(graph_scope="pair", dtype="float32")
+    from finecausal_jax.models.finecausal import FineCausal
+
+    if full != FineCausal(dtype="float32") or config.data.frame_size != 112:
+        raise ValueError(
+            "the PyTorch baseline exists at full size only, and this config's model or "
+            f"config.data.frame_size is another: use configs/finediving_hm.py, {alone}"
+        )
+
+
+def run(
+    config: ml_collections.ConfigDict,
+    sections: Sequence[str],
+    torch_settings: Sequence[str],
+    *,
+    rounds: int,
+    device: str,
+    save: Callable[[dict[str, Any]], None],
+    report: Callable[[str], None] = print,
+    commands: Mapping[str, Sequence[str]] = COMMANDS,
+) -> dict[str, Any]:
+    """Runs a benchmark.
+
+    Args:
+      config: as `configs/finediving_hm.py`; `config.benchmark` has sizes.
+      sections: some of `SECTIONS`.
+      torch_settings: some of `TORCH_SETTINGS`; empty times XLA alone.
+      rounds: timed runs of each operation.
+      device: "cpu", "gpu" or "tpu".
+      save: takes the results after every round, so that nothing measured is lost.
+      report: takes lines that say how far it is.
+      commands: how each worker is started.
+
+    Returns:
+      The results in plain Python values, see `results.summarize`.
+
+    Raises:
+      ValueError: workers disagree on what they computed; results up to then have been saved.
+    """
+    options = config.benchmark
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = min(options.threads or cores, cores)
+    config = ml_collections.ConfigDict(config.to_dict())
+    # Every step updates the parameters: with more, only one step in some would be a whole one.
+    config.train.accumulate = 1
+    found: dict[str, Any] = {
+        "config": _plain(config.to_dict()),
+        "device": device,
+        "rounds": rounds,
+        "threads": threads,
+        "machine": _machine(),
+        "sections": {},
+    }
+    with tempfile.TemporaryDirectory(prefix="finecausal_benchmark.") as name:
+        folder = pathlib.Path(name)
+        if set(sections) != {"pipeline"}:
+            report("making weights and videos")
+            write_weights(config, folder)
+            write_inputs(config, max(2 * options.batch_size, 1 + config.evaluate.exemplars), folder)
+        for section in sections:
+            result: dict[str, Any] = {"workers": {}, "failures": {}}
+            found["sections"][section] = result
+            if section == "pipeline" and not pathlib.Path(config.data.data_dir).exists():
+                result["skipped"] = (
+                    f"config.data.data_dir {config.data.data_dir} does not exist: launch.py build "
+                    "makes it"
+                )
+                report(f"pipeline skipped: {result['skipped']}")
+                save(found)
+                continue
+            base = Task(
+                section=section,
+                folder=str(folder),
+                config=found["config"],
+                batch_size=options.batch_size,
+                exemplars=config.evaluate.exemplars,
+                video_batch=config.evaluate.video_batch,
+                warmup=options.warmup,
+                threads=threads,
+                device=device,
+                matmul_size=options.matmul_size,
+            )
+            names = [XLA]
+            if section != "pipeline":
+                names += [f"PyTorch {setting}" for setting in torch_settings]
+            chosen = {name: commands[name] for name in names}
+            _run_section(base, chosen, rounds, result, lambda: save(found), report)
+    save(found)
+    return found
+
+
+def _run_section(
+    base: Task,
+    commands: Mapping[str, Sequence[str]],
+    rounds: int,
+    result: dict[str, Any],
+    save: Callable[[], None],
+    report: Callable[[str], None],
+) -> None:
+    """Prepares every worker, checks that they agree, and lets them run in turn."""
+    workers: dict[str, Worker] = {}
+
+    def attempt(worker: str, /, **request: Any) -> dict[str, Any] | None:
+        """The worker's answer; one that fails is noted and left out from then on."""
+        try:
+            return workers[worker].ask(**request)
+        except WorkerError as error:
+            result["failures"][worker] = str(error)
+            report(f"{base.section}: {error}")
+            workers.pop(worker).close()
+            save()
+            return None
+
+    checks: dict[str, Any] = {}
+    try:
+        for name, command in commands.items():
+            report(f"{base.section}: preparing {name}")
+            task = Task(**{**vars(base), "setting": name.partition(" ")[2]})
+            workers[name] = Worker(name, command, task.to_json(), _environment(base.device))
+            prepared = attempt(name, op="prepare")
+            if prepared is None:
+                continue
+            checks[name] = prepared.pop("checks", {})
+            operations = _OPERATIONS[base.section][0 if name == XLA else 1]
+            result["workers"][name] = {
+                **prepared,
+                "seconds": {operation: [] for operation in operations},
+            }
+        result["disagreement"] = results.check_agreement(
+            base.section, checks, base.config["model"]["dtype"]
+        )
+        for turn in range(rounds):
+            for name in list(workers):
+                for operation, seconds in result["workers"][name]["seconds"].items():
+                    answer = attempt(name, op="run", name=operation)
+                    if answer is None:
+                        break
+                    seconds.append(answer["seconds"])
+            report(f"{base.section}: round {turn + 1} of {rounds}")
+            save()
+        for name in list(workers):
+            result["workers"][name].update(attempt(name, op="memory") or {})
+        save()
+    finally:
+        for worker in workers.values():
+            worker.close()
+
+
+def _environment(device: str) -> dict[str, str]:
+    """Variables of a worker: the device, and no cache that would hide what compiling takes."""
+    return {
+        **os.environ,
+        "JAX_PLATFORMS": {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}[device],
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
+        "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
+        # PyTorch needs room on the same GPU, and the peak shall be what is in use.
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    }
+
+
+def _machine() -> dict[str, Any]:
+    chip = platform.processor() or platform.machine()
+    info = pathlib.Path("/proc/cpuinfo")
+    if info.exists():
+        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        chip = models[0].partition(":")[2].strip() if models else chip
+    prefixes = ("JAX_", "XLA_", "OMP_", "MKL_", "TORCH")
+    return {
+        "processor": chip,
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(prefixes)},
+    }
+
+
+def _plain(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _plain(value) for key, value in tree.items()}
+    return list(tree) if isinstance(tree, tuple) else tree

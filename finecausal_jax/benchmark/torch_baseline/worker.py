@@ -1,0 +1,182 @@
+"""The worker that times the PyTorch baseline; `benchmark.throughput` starts it.
+
+python -m finecausal_jax.benchmark.torch_baseline.worker
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from finecausal_jax.benchmark import torch_baseline as tb
+from finecausal_jax.benchmark.serve import serve
+from finecausal_jax.benchmark.task import Task
+
+_SAMPLE = (slice(None), slice(None, None, 2), slice(None, None, 5)) + (slice(None, None, 8),) * 2
+
+
+class TorchJob:
+    """A section of the task with the model under one of `tb.SETTINGS`.
+
+    The whole network exists at full size only; `throughput` refuses another config before.
+    """
+
+    def __init__(self, task: Task):
+        torch.set_num_threads(task.threads)
+        self.task = task
+        self.device = torch.device("cuda" if task.device == "gpu" else task.device)
+        torch.manual_seed(task.config["seed"])
+        model = tb.FineCausal(task.config["model"]["graph_scope"]).eval()
+        tb.load_state(model, task.weights())
+        self.model = tb.apply_setting(model.to(self.device), task.setting)
+        dtype = getattr(torch, task.config["model"]["dtype"])
+        self._autocast = functools.partial(
+            torch.autocast, self.device.type, dtype=dtype, enabled=dtype != torch.float32
+        )
+        self._operations: dict[str, Callable[[], Any]] = {}
+
+    def operations(self) -> dict[str, Callable[[], Any]]:
+        return self._operations
+
+    def matmul(self) -> Callable[[], Any]:
+        side = self.task.matmul_size
+        values = np.random.default_rng(0).random((2, side, side), np.float32)
+        first, second = (torch.from_numpy(value).to(self.device) for value in values)
+
+        def run() -> None:
+            torch.matmul(first, second)
+            self._wait()
+
+        return run
+
+    def peak_device_memory(self, *, reset: bool) -> int | None:
+        if self.device.type != "cuda":
+            return None
+        if reset:
+            torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.max_memory_allocated()
+
+    def prepare(self) -> dict[str, Any]:
+        prepare = {"forward": self._forward, "train": self._train, "evaluation": self._evaluation}
+        operation, run, check = prepare[self.task.section]()
+        # Counted in the plain setting alone: compiled code hides its operations.
+        count = self.task.setting == "reference"
+        start = time.perf_counter()
+        if count:
+            with FlopCounterMode(display=False) as counter:
+                checks = check()
+            flops = {operation: float(counter.get_total_flops())}
+        else:
+            checks, flops = check(), {}
+        first_seconds = time.perf_counter() - start
+        self._operations[operation] = run
+        name = torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
+        return {
+            "checks": checks,
+            "compile_seconds": {},
+            "first_seconds": {operation: first_seconds},
+            "flops": flops,
+            "device": name,
+            "versions": {"torch": torch.__version__},
+        }
+
+    def _forward(self) -> tuple[str, Callable[[], Any], Callable[[], Any]]:
+        pairs = self.task.batch_size
+        videos = self._videos(2 * pairs)
+        query, exemplar = videos[:pairs].contiguous(), videos[pairs:].contiguous()
+
+        @torch.no_grad()
+        def run() -> Any:
+            with self._autocast():
+                out = self.model(query, exemplar)
+            self._wait()
+            return out
+
+        def check() -> dict[str, list[float]]:
+            exact = _exact_products(run)
+            names = ("delta", "transition_probability", "stage_delta_dynamic", "stage_delta_static")
+            out = {name: getattr(exact, name) for name in names}
+            out["mask"] = exact.mask_logits[-1][_SAMPLE]
+            return {name: value.flatten().float().tolist() for name, value in out.items()}
+
+        return "forward", run, check
+
+    def _train(self) -> tuple[str, Callable[[], Any], Callable[[], Any]]:
+        pairs, inputs = self.task.batch_size, self.task.inputs()
+        train = self.task.config["train"]
+        trainer = tb.Trainer(
+            self.model,
+            schedule=tb.Schedule(
+                train["base_lr"],
+                train["lr_factor"],
+                train["schedule_epochs"],
+                train["warmup_epochs"],
+            ),
+            accumulate=train["accumulate"],
+            freeze_base=train["freeze_base"],
+        )
+        videos = self._videos(2 * pairs)
+        completeness = torch.from_numpy(inputs["completeness"][: 2 * pairs]).to(self.device)
+        mask = inputs["mask"][: 2 * pairs].astype(np.float32) / np.float32(255)
+        batch = tb.Batch(
+            query=videos[:pairs].contiguous(),
+            exemplar=videos[pairs:].contiguous(),
+            mask=torch.from_numpy(mask).to(self.device),
+            transitions=torch.from_numpy(inputs["transitions"][: 2 * pairs]).to(self.device),
+            query_completeness=completeness[:pairs],
+            exemplar_completeness=completeness[pairs:],
+        )
+
+        def run() -> Any:
+            with self._autocast():
+                losses = trainer.step(batch)
+            self._wait()
+            return losses
+
+        return "train", run, lambda: {"loss_mask": [run().loss_mask.item()]}
+
+    def _evaluation(self) -> tuple[str, Callable[[], Any], Callable[[], Any]]:
+        videos = self._videos(1 + self.task.exemplars)
+        query, exemplars = videos[0], list(videos[1:])
+
+        def score(chosen: list[Tensor]) -> float:
+            with self._autocast():
+                # Of completeness 0 and difficulty 1, so that a score is a mean of deltas.
+                value = tb.score_dive(self.model, query, chosen, [0.0] * len(chosen), 1.0)
+            self._wait()
+            return value
+
+        def check() -> dict[str, list[float]]:
+            return {"delta": [score([exemplar]) for exemplar in exemplars]}
+
+        return "score_dive", lambda: score(exemplars), check
+
+    def _videos(self, count: int) -> Tensor:
+        """float32 [count, 3, t, h, w], in the default memory format."""
+        frames = np.ascontiguousarray(np.moveaxis(self.task.inputs()["frames"][:count], -1, 1))
+        return torch.from_numpy(frames).to(self.device)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def _exact_products(run: Callable[[], Any]) -> Any:
+    """Runs without TF32, which a GPU's convolutions use by default."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        return run()
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+if __name__ == "__main__":
+    serve(TorchJob)

@@ -1,0 +1,241 @@
+"""The worker that times this project's network; `throughput` starts it.
+
+python -m finecausal_jax.benchmark.xla_worker
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from finecausal_jax import settings
+from finecausal_jax.benchmark.serve import serve
+from finecausal_jax.benchmark.task import Task
+from finecausal_jax.data import pipeline
+from finecausal_jax.data.dives import DiveSource
+from finecausal_jax.data.preprocessing import scale_mask
+from finecausal_jax.evaluation.metrics import mask_counts
+from finecausal_jax.interop.pytorch import from_pytorch
+from finecausal_jax.training import loop, sharding
+from finecausal_jax.training.state import init_state
+
+_SAMPLE = (slice(None), slice(None, None, 2), slice(None, None, 5)) + (slice(None, None, 8),) * 2
+_PIPELINE_BATCHES = 8  # a run of the input pipeline
+
+
+class _XlaJob:
+    """What the sections have in common."""
+
+    def __init__(self, task: Task):
+        self.task = task
+        self.config = ml_collections.ConfigDict(task.config)
+        self.model = settings.make_model(self.config)
+        self._operations: dict[str, Callable[[], Any]] = {}
+        self._report: dict[str, Any] = {
+            "compile_seconds": {},
+            "first_seconds": {},
+            "flops": {},
+            "checks": {},
+            "device": jax.devices()[0].device_kind,
+            "versions": {"jax": jax.__version__},
+        }
+
+    def operations(self) -> dict[str, Callable[[], Any]]:
+        return self._operations
+
+    def matmul(self) -> Callable[[], Any]:
+        side = self.task.matmul_size
+        values = np.random.default_rng(0).random((2, side, side), np.float32)
+        first, second = jax.device_put(values[0]), jax.device_put(values[1])
+        product = jax.jit(jnp.matmul)
+        return lambda: jax.block_until_ready(product(first, second))
+
+    def peak_device_memory(self, *, reset: bool) -> int | None:
+        # XLA's allocators cannot reset; their mark leaves out the host, where compiling happens.
+        del reset
+        stats = None if self.task.device == "cpu" else jax.devices()[0].memory_stats()
+        return None if stats is None else stats["peak_bytes_in_use"]
+
+    def _variables(self) -> Any:
+        return from_pytorch(self.task.weights(), model=self.model, where="benchmark weights")
+
+    def _compile(self, name: str, function: Any, *arguments: Any) -> Any:
+        """Compiles for the arguments' shapes; notes how long it took and the FLOPs of a run."""
+        start = time.perf_counter()
+        lowered = function.lower(*arguments)
+        compiled = lowered.compile()
+        self._report["compile_seconds"][name] = time.perf_counter() - start
+        cost = lowered.cost_analysis() or {}
+        if "flops" in cost:
+            self._report["flops"][name] = float(cost["flops"])
+        return compiled
+
+    def _first(self, name: str, run: Callable[[], Any]) -> Any:
+        """Makes `run` an operation and runs it once."""
+        start = time.perf_counter()
+        result = run()
+        self._report["first_seconds"][name] = time.perf_counter() - start
+        self._operations[name] = run
+        return result
+
+
+class Forward(_XlaJob):
+    """A batch of pairs, from normalised frames to scores, transitions and the fused mask."""
+
+    def prepare(self) -> dict[str, Any]:
+        pairs = self.task.batch_size
+        frames = self.task.inputs()["frames"]
+        arguments = jax.device_put((self._variables(), frames[:pairs], frames[pairs : 2 * pairs]))
+        function = jax.jit(functools.partial(_forward, self.model))
+        with jax.default_matmul_precision("highest"):  # TF32 would fail the check
+            checked = function.lower(*arguments).compile() if self._is_inexact() else None
+        compiled = self._compile("forward", function, *arguments)
+        out = self._first("forward", lambda: jax.block_until_ready(compiled(*arguments)))
+        out = jax.device_get(out if checked is None else checked(*arguments))
+        out["mask"] = out["mask"][_SAMPLE]
+        self._report["checks"] = {name: np.ravel(x).tolist() for name, x in out.items()}
+        return self._report
+
+    def _is_inexact(self) -> bool:
+        """Whether the device shortens float32 products unless told otherwise."""
+        return self.task.device != "cpu"
+
+
+class Train(_XlaJob):
+    """A training step: forward, backward and Adam's update, with dropout."""
+
+    def prepare(self) -> dict[str, Any]:
+        mesh = jax.make_mesh(
+            (1,),
+            (sharding.DATA_AXIS,),
+            axis_types=(jax.sharding.AxisType.Auto,),
+            devices=jax.devices()[:1],
+        )
+        step, optimiser = loop.make_step(self.config, self.model, steps_per_epoch=1126, mesh=mesh)
+        whole = sharding.replicated(mesh)
+        state = jax.device_put(init_state(self._variables(), optimiser), whole)
+        batch = jax.device_put(self._batch(), sharding.over_data(mesh))
+        key = jax.device_put(jax.random.key(self.config.seed), whole)
+        compiled = self._compile("train", step, state, batch, key)
+
+        def run() -> Any:
+            nonlocal state
+            state, losses = compiled(state, batch, key)
+            jax.block_until_ready((state, losses))
+            return losses
+
+        losses = self._first("train", run)
+        self._report["checks"] = {"loss_mask": [float(losses.loss_mask)]}
+        return self._report
+
+    def _batch(self) -> dict[str, Any]:
+        inputs, pairs = self.task.inputs(), self.task.batch_size
+        names = ("mask", "transitions", "completeness")
+        videos = {"frames": inputs["frames_uint8"], **{name: inputs[name] for name in names}}
+        return {
+            "query": {name: value[:pairs] for name, value in videos.items()},
+            "exemplar": {name: value[pairs : 2 * pairs] for name, value in videos.items()},
+        }
+
+
+class Evaluation(_XlaJob):
+    """The parts of the test protocol, and a new dive against a stored bank."""
+
+    def prepare(self) -> dict[str, Any]:
+        task, inputs = self.task, self.task.inputs()
+        model = self.model.clone(graph_scope="pair")  # a score must not depend on its batch
+        variables = jax.device_put(self._variables())
+        videos = jax.device_put(inputs["frames"][: 1 + task.exemplars])
+        masks = jax.device_put(inputs["mask"][: 1 + task.exemplars])
+        encode = jax.jit(functools.partial(_encode, model))
+        compare = jax.jit(functools.partial(_compare, model))
+
+        one = self._compile("encode_one", encode, variables, videos[:1], masks[:1])
+        features = [
+            jax.device_get(one(variables, videos[i : i + 1], masks[i : i + 1]))[0]
+            for i in range(1 + task.exemplars)
+        ]
+        # On the host, as a bank is stored: moving it to the device belongs to a comparison.
+        query = features[0]
+        bank = jax.tree.map(lambda *rows: np.concatenate(rows), *features[1:])
+        pairs = self._compile("compare", compare, variables, query, bank)
+        batch = max(1, min(task.video_batch, len(videos)))
+        several = one
+        if batch > 1:
+            several = self._compile(
+                "encode_batch", encode, variables, videos[:batch], masks[:batch]
+            )
+        self._report["video_batch"] = batch
+
+        def new_dive() -> np.ndarray:
+            encoded, _ = one(variables, videos[:1], masks[:1])
+            return np.asarray(pairs(variables, encoded, bank))
+
+        self._first(
+            "encode_batch",
+            lambda: jax.device_get(several(variables, videos[:batch], masks[:batch])),
+        )
+        self._first("compare", lambda: np.asarray(pairs(variables, query, bank)))
+        deltas = self._first("new_dive", new_dive)
+        if task.device == "cpu":
+            self._report["checks"] = {"delta": deltas.tolist()}
+        return self._report
+
+
+class Pipeline(_XlaJob):
+    """Reading, decoding and cutting of pairs for training, from the built data set."""
+
+    def prepare(self) -> dict[str, Any]:
+        batches = pipeline.training_batches(
+            DiveSource(self.config.data.data_dir, "train"),
+            settings.make_preprocessing(self.config),
+            batch_size=self.task.batch_size,
+            seed=self.config.seed,
+            workers=self.config.data.workers,
+        )
+
+        def run() -> None:
+            for _ in range(_PIPELINE_BATCHES):
+                next(batches)
+
+        self._first("pipeline", run)
+        self._report["pairs_a_run"] = _PIPELINE_BATCHES * self.task.batch_size
+        return self._report
+
+
+def _forward(model: Any, variables: Any, query: jax.Array, exemplar: jax.Array) -> dict[str, Any]:
+    out = model.apply(variables, query, exemplar)
+    names = ("delta", "transition_probability", "stage_delta_dynamic", "stage_delta_static")
+    # With the mask, or XLA would leave out the segmenter's decoder, which PyTorch cannot.
+    return {name: getattr(out, name) for name in names} | {"mask": out.mask_logits[-1]}
+
+
+def _encode(model: Any, variables: Any, videos: jax.Array, masks: jax.Array) -> tuple[Any, Any]:
+    """Features without maps, and the counts of mask pixels that the test protocol reports."""
+    features = model.apply(variables, videos, method="encode")
+    counts = mask_counts(features.mask_logits[-1], scale_mask(masks), model.window_stride)
+    return features.replace(mask_logits=None), counts
+
+
+def _compare(model: Any, variables: Any, query: Any, bank: Any) -> jax.Array:
+    """Deltas [m] of one query against a bank of m exemplars."""
+    m = len(bank.video_feature)
+    queries = jax.tree.map(lambda x: jnp.repeat(x, m, axis=0), query)
+    return model.apply(variables, queries, bank, method="compare").delta[:m, 0]
+
+
+def make_job(task: Task) -> _XlaJob:
+    """The job of the task's section."""
+    jobs = {"forward": Forward, "train": Train, "evaluation": Evaluation, "pipeline": Pipeline}
+    return jobs[task.section](task)
+
+
+if __name__ == "__main__":
+    serve(make_job)

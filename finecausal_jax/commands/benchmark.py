@@ -1,0 +1,60 @@
+"""Time this network against the same one in PyTorch, on the same cores, run by run in turn.
+
+Sections: forward (a batch of pairs), train (a step), evaluation (a query against its exemplars: in
+PyTorch every pair from frames, here each video encoded once), pipeline (pairs a second from the
+built data set). Weights and videos are random and the same for all; workers that disagree on the
+result are refused. Writes benchmark.json, after every round, and benchmark.png into --workdir.
+
+    python launch.py benchmark --config=configs/finediving_hm.py --rounds=5
+    python launch.py benchmark --config=configs/demo.py --settings= --sections=forward
+
+The exit code is 1 where a worker failed; what the others measured is kept.
+"""
+
+import pathlib
+from typing import Any
+
+NEEDS_CONFIG = True
+
+
+def define_flags() -> None:
+    """Defines --sections, --settings, --rounds and --device."""
+    from absl import flags
+
+    from finecausal_jax.benchmark.task import SECTIONS
+    from finecausal_jax.benchmark.throughput import DEVICES, TORCH_SETTINGS
+
+    flags.DEFINE_list("sections", list(SECTIONS), "What to time.")
+    flags.DEFINE_list("settings", list(TORCH_SETTINGS), "Of PyTorch; empty times XLA alone.")
+    flags.DEFINE_integer("rounds", 5, "Timed runs of everything, in turn.")
+    flags.DEFINE_string("device", "cpu", f"One of {', '.join(DEVICES)}.")
+
+
+def run(flags: Any) -> int:
+    """Runs the benchmark; returns the exit code."""
+    import importlib.util
+
+    from finecausal_jax.benchmark import report, results, throughput
+
+    throughput.check_options(
+        flags.config,
+        flags.sections,
+        flags.settings,
+        flags.rounds,
+        flags.device,
+        has_torch=importlib.util.find_spec("torch") is not None,
+    )
+    folder = pathlib.Path(flags.workdir or "runs/benchmark")
+    found = throughput.run(
+        flags.config,
+        flags.sections,
+        flags.settings,
+        rounds=flags.rounds,
+        device=flags.device,
+        save=lambda found: report.write_json(results.summarize(found), folder / "benchmark.json"),
+    )
+    whole = results.summarize(found)
+    report.print_tables(whole)
+    plot = report.write_plot(whole, folder / "benchmark.png")
+    print(f"wrote {folder / 'benchmark.json'} and {plot}")
+    return 1 if any(result["failures"] for result in whole["sections"].values()) else 0
