@@ -1,0 +1,280 @@
+"""The benchmark's order, arithmetic and failures, with workers that compute nothing; one is real."""
+
+from __future__ import annotations
+
+import io
+import json
+import pathlib
+import sys
+
+import pytest
+from rich.console import Console
+
+from configs import demo, finediving_hm
+from finecausal_jax.benchmark import report, results, throughput, workers
+from finecausal_jax.benchmark.task import INPUTS, WEIGHTS, Task, write_inputs, write_weights
+
+FAKE = pathlib.Path(__file__).with_name("fake_worker.py")
+REFERENCE, FAST = "PyTorch reference", "PyTorch channels_last"
+
+
+@pytest.fixture
+def config():
+    """Small enough that weights and videos are written in no time."""
+    config = demo.get_config()
+    config.model.width = 0.0625
+    config.data.data_dir = "nowhere"
+    config.evaluate.exemplars = 2
+    config.benchmark.matmul_size = 64
+    return config
+
+
+@pytest.fixture
+def bench(config, tmp_path):
+    """Runs a benchmark of fake workers: name -> (seconds, *actions)."""
+
+    def run(fakes, sections=("forward",), rounds=2):
+        saved = []
+        commands = {
+            name: (sys.executable, str(FAKE), name, str(seconds), str(tmp_path / "log"), *actions)
+            for name, (seconds, *actions) in fakes.items()
+        }
+        settings = [name.split()[1] for name in fakes if name != "XLA"]
+        run.saved, run.lines = saved, []
+        found = throughput.run(
+            config,
+            sections,
+            settings,
+            rounds=rounds,
+            device="cpu",
+            save=lambda found: saved.append(json.dumps(results.summarize(found), allow_nan=False)),
+            report=run.lines.append,
+            commands=commands,
+        )
+        return results.summarize(found)
+
+    run.log = lambda: (tmp_path / "log").read_text().splitlines()
+    return run
+
+
+def test_workers_are_prepared_alone_and_then_run_in_turn(bench):
+    bench({"XLA": (1,), REFERENCE: (3,), FAST: (2,)})
+    names = ("XLA", REFERENCE, FAST)
+    turn = [f"forward {name} run forward" for name in names]
+    assert bench.log() == [
+        *(f"forward {name} prepare" for name in names),
+        *turn,
+        *turn,
+        *(f"forward {name} memory" for name in names),
+    ]
+
+
+def test_medians_ratios_and_targets(bench):
+    whole = bench({"XLA": (1,), REFERENCE: (3,), FAST: (0.5,)}, rounds=3)
+    forward = whole["sections"]["forward"]
+    row = forward["summary"]["XLA"]["forward"]
+    # 4e9 operations in 1.2 s of a machine that does 1e10 a second
+    assert row == pytest.approx(
+        {"median": 1.2, "min": 1.1, "max": 1.3, "share_of_matmul_peak": 4e9 / 1.2 / 1e10}
+    )
+    assert forward["flops_counted_by"] == REFERENCE
+    first, second = whole["targets"]
+    assert (first["setting"], first["met"]) == (REFERENCE, True)
+    assert first["ratio"] == pytest.approx(3.2 / 1.2)
+    assert (second["setting"], second["met"]) == (FAST, False)
+    assert second["ratio"] == pytest.approx(0.7 / 1.2)
+
+
+def test_a_training_step_needs_little_memory_too(bench):
+    whole = bench({"XLA": (1,), REFERENCE: (3,)}, sections=("train",))
+    (row, best) = whole["targets"]
+    assert row["memory_ratio"] == pytest.approx(1 / 3) and row["met"] is True
+    assert best["met"] is True
+    train = whole["sections"]["train"]["workers"]
+    train["XLA"]["peak_bytes"] = 0.61 * train[REFERENCE]["peak_bytes"]
+    assert [row["met"] for row in results.judge(whole)] == [False, True]
+    del train["XLA"]["peak_bytes"]  # not measured is not met
+    assert [row["met"] for row in results.judge(whole)] == [False, True]
+
+
+def test_targets_are_of_a_cpu(bench):
+    whole = bench({"XLA": (1,), REFERENCE: (3,)})
+    assert results.judge({**whole, "device": "gpu"})[0]["met"] is None
+
+
+def test_a_query_bears_its_share_of_the_bank(bench, config):
+    config.benchmark.test_dives, config.benchmark.train_dives = 10, 30
+    whole = bench({"XLA": (1,), REFERENCE: (60,)}, sections=("evaluation",), rounds=1)
+    summary = whole["sections"]["evaluation"]["summary"]["XLA"]
+    # Runs take 1.1 s (two videos encoded), 1.2 s (comparison) and 1.3 s.
+    assert summary["encode"]["median"] == pytest.approx(0.55)
+    assert summary["test_protocol"]["median"] == pytest.approx(0.55 * 40 / 10 + 1.2)
+    assert summary["new_dive"]["median"] == pytest.approx(1.3)
+    assert [row["at_least"] for row in whole["targets"]] == [10, 25]
+    assert [row["ratio"] for row in whole["targets"]] == pytest.approx([60.1 / 3.4, 60.1 / 1.3])
+
+
+def test_a_killed_worker_is_named_and_the_others_go_on(bench):
+    whole = bench({"XLA": (1,), REFERENCE: (3, "die"), FAST: (2,)}, rounds=3)
+    forward = whole["sections"]["forward"]
+    assert list(forward["failures"]) == [REFERENCE]
+    assert "killed by signal 9" in forward["failures"][REFERENCE]
+    assert "--config.benchmark.batch_size" in forward["failures"][REFERENCE]
+    counts = {name: len(entry["seconds"]["forward"]) for name, entry in forward["workers"].items()}
+    assert counts == {"XLA": 3, REFERENCE: 1, FAST: 3}
+
+
+def test_a_worker_that_cannot_start_is_named(bench):
+    whole = bench({"XLA": (1,), REFERENCE: (3, "fail")})
+    forward = whole["sections"]["forward"]
+    assert forward["failures"] == {REFERENCE: f"{REFERENCE}: RuntimeError: no compiler"}
+    assert list(forward["summary"]) == ["XLA"] and whole["targets"] == []
+
+
+def test_a_wrong_result_is_refused_and_earlier_sections_are_kept(bench, monkeypatch):
+    with pytest.raises(results.DisagreementError, match="XLA and PyTorch reference disagree on"):
+        bench({"XLA": (1,), REFERENCE: (3, "wrong")})
+    assert "forward PyTorch reference run forward" not in bench.log()
+    # A second section that goes wrong leaves the first one's numbers behind.
+    check = results.check_agreement
+    monkeypatch.setattr(
+        results,
+        "check_agreement",
+        lambda section, *rest: (
+            check("train", {"a": {"x": [float("nan")]}}, "float32")
+            if section == "train"
+            else check(section, *rest)
+        ),
+    )
+    with pytest.raises(results.DisagreementError, match="train: a's x is not finite"):
+        bench({"XLA": (1,), REFERENCE: (3,)}, sections=("forward", "train"))
+    kept = json.loads(bench.saved[-1])["sections"]["forward"]["summary"]
+    assert kept[REFERENCE]["forward"]["median"] == pytest.approx(3.15)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tensor", "error", "agrees"),
+    [
+        ("float32", "mask", 1.9e-4, True),
+        ("float32", "mask", 2.1e-4, False),
+        ("bfloat16", "mask", 1e-2, True),
+        ("bfloat16", "mask", 1e-1, False),
+        ("bfloat16", "delta", 1.0, True),  # behind an argmax that may fall elsewhere
+    ],
+)
+def test_limits_of_agreement(dtype, tensor, error, agrees):
+    checks = {"XLA": {tensor: [0.0, -4.0]}, REFERENCE: {tensor: [4 * error, -4.0]}}
+    if agrees:
+        assert set(results.check_agreement("forward", checks, dtype)) <= {REFERENCE}
+    else:
+        with pytest.raises(results.DisagreementError, match="run launch.py verify"):
+            results.check_agreement("forward", checks, dtype)
+
+
+def test_a_silent_worker_is_given_up(tmp_path):
+    command = (sys.executable, str(FAKE), "XLA", "1", str(tmp_path / "log"), "silent")
+    worker = workers.Worker("XLA", command, '{"section": "forward"}', patience_s=0.2)
+    try:
+        with pytest.raises(workers.WorkerError, match=r"XLA: no answer .* within 0.2 s"):
+            worker.ask(op="run", name="forward")
+    finally:
+        worker._process.kill()
+        worker.close()
+
+
+def test_a_missing_data_set_skips_the_pipeline(bench):
+    whole = bench({"XLA": (1,)}, sections=("pipeline",))
+    assert "launch.py build makes it" in whole["sections"]["pipeline"]["skipped"]
+
+
+def test_tables_json_and_plot(bench, tmp_path):
+    whole = bench({"XLA": (1,), REFERENCE: (3,), FAST: (2, "fail")}, ("forward", "pipeline"))
+    text = io.StringIO()
+    report.print_tables(whole, Console(file=text, width=120))
+    lines = [" ".join(line.split()) for line in text.getvalue().splitlines()]
+    assert "forward XLA 1.15 1.1 1.2 7 1 35 %" in lines
+    assert "forward of a pair PyTorch reference 1.15 3.15 2.74 x 2.5 x yes" in lines
+    assert f"forward failed: {FAST}: RuntimeError: no compiler" in lines
+    assert any(line.startswith("pipeline skipped: config.data.data_dir nowhere") for line in lines)
+    path = report.write_json(whole, tmp_path / "out" / "benchmark.json")
+    assert json.loads(path.read_text()) == whole
+    plot = report.write_plot(whole, tmp_path / "out" / "benchmark.png")
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in path.parent.iterdir()) == ["benchmark.json", "benchmark.png"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sections": ["foward"]}, "--sections: foward is none of forward, train"),
+        ({"torch_settings": ["fast"]}, "--settings: fast is none of reference"),
+        ({"device": "abacus"}, "--device: abacus is none of cpu, gpu, tpu"),
+        ({"rounds": 0}, "--rounds is 0"),
+        ({"has_torch": False}, "PyTorch is not installed.*--settings="),
+        ({"device": "tpu"}, "baseline runs on cpu and gpu"),
+    ],
+)
+def test_options_that_cannot_run(changes, message):
+    options = {
+        "sections": ["forward"],
+        "torch_settings": ["reference"],
+        "rounds": 1,
+        "device": "cpu",
+        "has_torch": True,
+    }
+    throughput.check_options(finediving_hm.get_config(), **options)
+    with pytest.raises(ValueError, match=message):
+        throughput.check_options(finediving_hm.get_config(), **{**options, **changes})
+
+
+def test_the_baseline_needs_the_full_size():
+    with pytest.raises(ValueError, match="exists at full size only"):
+        throughput.check_options(
+            demo.get_config(), ["forward"], ["reference"], 1, "cpu", has_torch=True
+        )
+    throughput.check_options(demo.get_config(), ["forward"], [], 1, "cpu", has_torch=False)
+
+
+def test_settings_are_the_baselines():
+    torch_baseline = pytest.importorskip("finecausal_jax.benchmark.torch_baseline")
+    assert throughput.TORCH_SETTINGS == torch_baseline.SETTINGS
+
+
+def test_a_task_travels_with_its_files(config, tmp_path):
+    write_weights(config, tmp_path)
+    write_inputs(config, 3, tmp_path)
+    task = Task("forward", str(tmp_path), {"seed": 0}, 1, 2, 1, 0, 2, "cpu", 8)
+    again = Task.from_json(task.to_json())
+    assert again == task
+    inputs = again.inputs()
+    assert inputs["frames"].shape == (3, 32, 32, 32, 3)
+    assert inputs["frames_uint8"].std() > 20 and 0 < inputs["mask"].mean() < 255
+    variance = again.weights()["regressor_delta1"]["layer1.weight"].var()
+    assert variance == pytest.approx(1.6 / 16, rel=0.2)
+    assert {path.name for path in tmp_path.iterdir()} == {WEIGHTS, INPUTS}
+
+
+def test_a_real_worker_on_a_small_network(config, tmp_path):
+    saved = []
+    found = throughput.run(
+        config, ("forward",), (), rounds=1, device="cpu", save=saved.append, report=saved.append
+    )
+    assert found["sections"]["forward"]["failures"] == {}
+    entry = found["sections"]["forward"]["workers"]["XLA"]
+    assert entry["seconds"]["forward"][0] > 0 and entry["compile_seconds"]["forward"] > 0
+    assert entry["peak_bytes"] > 50e6 and entry["flops"]["forward"] > 1e8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("section", ["forward", "evaluation"])
+def test_the_full_size_baseline_agrees(section):
+    pytest.importorskip("torch")
+    config = finediving_hm.get_config()
+    config.evaluate.exemplars, config.evaluate.video_batch = 1, 1
+    config.benchmark.warmup = 0
+    found = throughput.run(
+        config, (section,), ("reference",), rounds=1, device="cpu", save=lambda _: None
+    )
+    assert found["sections"][section]["failures"] == {}
+    assert 0 < found["sections"][section]["disagreement"][REFERENCE] < 2e-4
+    assert len(results.summarize(found)["targets"]) == 2
