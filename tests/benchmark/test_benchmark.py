@@ -1,4 +1,4 @@
-"""The benchmark's order, arithmetic and failures, with workers that compute nothing; one is real."""
+"""The benchmark's order, arithmetic and failures; workers compute nothing, but for one."""
 
 from __future__ import annotations
 
