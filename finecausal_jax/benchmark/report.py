@@ -36,9 +36,11 @@ def print_tables(whole: Mapping[str, Any], console: Console | None = None) -> No
       console: where to print; None is standard output.
     """
     console = console or Console()
-    times = Table(box=box.SIMPLE_HEAD, title="Seconds a run", title_justify="left")
+    times = Table(
+        box=box.SIMPLE_HEAD, title="Seconds a run", title_justify="left", padding=(0, 1, 0, 0)
+    )
     for heading in ("what", "worker"):
-        times.add_column(heading, no_wrap=True)
+        times.add_column(heading)
     for heading in ("median", "min", "max", "compile", "GB", "of peak"):
         times.add_column(heading, justify="right", no_wrap=True)
     notes = []

@@ -33,6 +33,8 @@ def define_flags() -> None:
 def run(flags: Any) -> int:
     """Runs the benchmark; returns the exit code."""
     import importlib.util
+    import signal
+    import sys
 
     from finecausal_jax.benchmark import report, results, throughput
 
@@ -44,6 +46,8 @@ def run(flags: Any) -> int:
         flags.device,
         has_torch=importlib.util.find_spec("torch") is not None,
     )
+    # Ended politely or not: workers stop and the temporary weights go.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     folder = pathlib.Path(flags.workdir or "runs/benchmark")
     found = throughput.run(
         flags.config,
