@@ -48,6 +48,7 @@ class CheckpointStore:
             ),
             cleanup_tmp_directories=True,
         )
+        self._saving: Any = None  # the save under way
 
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, in order."""
@@ -79,9 +80,14 @@ class CheckpointStore:
     def save(
         self, step: int, items: Mapping[str, Any], metrics: Mapping[str, float] | None = None
     ) -> None:
-        """Saves a checkpoint in the background; `metrics` decide which one is the best."""
+        """Saves a checkpoint in the background; `metrics` decide which one is the best.
+
+        A checkpoint of the same step is replaced once it is complete.
+        """
+        if self._saving is not None:
+            self._saving.result()  # also raises what went wrong with the one before
         finite = {k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)}
-        self._checkpointer.save_checkpointables_async(
+        self._saving = self._checkpointer.save_checkpointables_async(
             step, dict(items), metrics=finite or None, overwrite=True
         )
 

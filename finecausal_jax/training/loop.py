@@ -102,6 +102,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) ->
                 if step % config.train.log_every == 0 or step == last_step:
                     bar.set_postfix_str(watch.flush())
                 if _is_evaluation(config.train, step, steps_per_epoch, last_step):
+                    save(state)  # first, since evaluating takes long and may be cut short
                     result = evaluate_variables(
                         config, model, state.variables, test_source, source, mesh
                     )

@@ -1,0 +1,170 @@
+"""The loop around the step: resuming, killing, losses that are not finite, retracing.
+
+The step here is a few operations that depend on everything a step may depend on (state, batch and
+key), so that these tests see the loop and not the network; `test_steps` has the real step.
+"""
+
+import json
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import demo
+from finecausal_jax.training import loop
+from finecausal_jax.training.checkpoints import CheckpointStore
+from finecausal_jax.training.losses import Losses
+from tfds_finecausal.building import build_dataset
+from tfds_finecausal.rendered import render_release
+
+METRICS = {"spearman": 0.5, "execution_spearman": 0.4, "r_l2_x100": 1.0, "tiou_50": 0.9}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("loop")
+    release = render_release(
+        folder / "release",
+        train_dives=6,
+        test_dives=2,
+        frames=(20, 23),
+        width=48,
+        height=32,
+        dive_numbers=2,
+        workers=0,
+        progress=False,
+    )
+    build_dataset(release, folder / "data")
+    return folder / "data"
+
+
+@pytest.fixture
+def config(data_dir):
+    config = demo.get_config()
+    config.data.data_dir = str(data_dir)
+    config.data.frames, config.data.frame_size = 16, 16
+    config.data.resize_width, config.data.resize_height = 16, 24
+    config.model.windows, config.model.window_frames, config.model.window_stride = 2, 8, 8
+    config.train.epochs = 3
+    config.train.batch_size = 2  # 3 steps an epoch, 9 in all
+    config.train.checkpoint_every = 2
+    config.train.log_every = 1
+    return config
+
+
+class Killed(BaseException):
+    """What the tests raise in place of a signal."""
+
+
+@pytest.fixture
+def cheap(monkeypatch):
+    """Replaces network and evaluation; `cheap.at[step]` is called before that step."""
+    control = types.SimpleNamespace(at={}, traces=0, loss={})
+    optimiser = optax.adam(1e-2)
+
+    @jax.jit
+    def step(state, batch, key):
+        control.traces += 1
+        pixels = jnp.mean(batch["query"]["frames"].astype(jnp.float32), axis=(0, 2, 3, 4)) / 255
+        noise = jax.random.normal(jax.random.fold_in(key, state.step), pixels.shape)
+        gradients = {"base_model": {"kernel": pixels + noise}}
+        updates, opt_state = optimiser.update(gradients, state.opt_state)
+        state = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+        )
+        loss = jnp.mean(pixels)
+        return state, Losses(loss=loss, loss_aqa=loss, loss_tas=loss, loss_mask=loss)
+
+    def watched(state, batch, key):
+        number = int(state.step) + 1
+        control.at.get(number, lambda: None)()
+        state, losses = step(state, batch, key)
+        return state, losses.replace(**control.loss.get(number, {}))
+
+    variables = {"params": {"base_model": {"kernel": jnp.zeros(16)}}, "batch_stats": {}}
+    monkeypatch.setattr(loop, "make_step", lambda *_: (watched, optimiser))
+    monkeypatch.setattr(loop, "init_variables", lambda *_: variables)
+    evaluation = types.SimpleNamespace(metrics=METRICS)
+    monkeypatch.setattr(loop, "evaluate_variables", lambda *_: evaluation)
+    return control
+
+
+def kill():
+    raise Killed
+
+
+def steps_logged(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [line["step"] for line in map(json.loads, lines) if "train/loss" in line]
+
+
+def same(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("killed_at", [1, 2, 6, 9])
+def test_a_killed_run_ends_as_an_unbroken_one(config, cheap, tmp_path, killed_at):
+    unbroken = loop.train(config, tmp_path / "unbroken")
+    assert int(unbroken.step) == 9
+
+    cheap.at[killed_at] = kill
+    with pytest.raises(Killed):
+        loop.train(config, tmp_path / "killed")
+    del cheap.at[killed_at]
+    with CheckpointStore(tmp_path / "killed") as store:
+        done = store.steps()
+    assert done == [s for s in (2, 4, 6, 8) if s < killed_at][-2:]
+
+    same(loop.train(config, tmp_path / "killed"), unbroken)
+    assert steps_logged(tmp_path / "killed") == steps_logged(tmp_path / "unbroken")
+
+
+def test_a_kill_while_evaluating_costs_no_training(config, cheap, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "evaluate_variables", lambda *_: kill())
+    with pytest.raises(Killed):
+        loop.train(config, tmp_path)
+    with CheckpointStore(tmp_path) as store:
+        assert store.find("latest") == 9
+
+
+def test_a_step_is_traced_once(config, cheap, tmp_path):
+    loop.train(config, tmp_path)
+    assert cheap.traces == 1
+
+
+def test_another_seed_sees_other_pairs_and_draws_other_dropout(config, cheap, tmp_path):
+    first = loop.train(config, tmp_path / "a")
+    config.seed = 1
+    second = loop.train(config, tmp_path / "b")
+    assert np.abs(
+        first.params["base_model"]["kernel"] - second.params["base_model"]["kernel"]
+    ).max()
+
+
+def test_a_loss_that_is_not_finite_is_named_and_not_saved(config, cheap, tmp_path):
+    config.train.log_every = 50  # looked at before a save all the same
+    cheap.loss[6] = {"loss_tas": jnp.float32(np.nan)}
+    with pytest.raises(loop.NonFiniteLossError, match=r"loss_tas is nan at step 6.*base_lr"):
+        loop.train(config, tmp_path)
+    with CheckpointStore(tmp_path) as store:
+        assert store.steps() == [2, 4]
+
+
+def test_the_best_checkpoint_is_kept(config, cheap, tmp_path, monkeypatch):
+    config.train.evaluate_every = 1
+    spearman = iter([0.9, 0.1, 0.2])
+    monkeypatch.setattr(
+        loop,
+        "evaluate_variables",
+        lambda *_: types.SimpleNamespace(metrics=METRICS | {"spearman": next(spearman)}),
+    )
+    loop.train(config, tmp_path)
+    with CheckpointStore(tmp_path) as store:
+        assert (store.find("best"), store.find("latest")) == (3, 9)
