@@ -6,6 +6,7 @@ GPUs and TPUs get one direct convolution. XLA's CPU backend is uneven, so there
   its input;
 - the gradient of a wide kernel is that of a direct 3-D convolution: the 2-D one, whose window is as
   large as the image, is several times slower;
+- a convolution of few inputs and many outputs (upsampling) is one product with gathered patches;
 - a stem's pixels are first gathered by space-to-depth, since 3 input channels starve the kernels;
 - padding is left to the convolution: one that pads nothing runs on a slower path.
 
@@ -222,6 +223,8 @@ def _on_cpu(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Pad
         stride = (1,) * len(stride)
     if kernel.ndim < 5:
         return _direct(x, kernel, stride, padding)
+    if _widens(kernel, stride, 1):
+        return _product_of_patches(x, kernel, padding)
     return _sum_of_planar(x, kernel, stride, padding)
 
 
@@ -232,6 +235,8 @@ def _on_cpu_for_kernel(
     if _is_stem(kernel, stride):
         x, kernel, padding = _space_to_depth(x, kernel, padding)
         stride = (1,) * len(stride)
+    if _widens(kernel, stride, 4):
+        return _product_of_patches(x, kernel, padding)
     *_, i, o = kernel.shape
     if kernel.ndim < 4 or i * o < WIDE:
         return _on_cpu(x, kernel, stride, padding)
@@ -258,6 +263,21 @@ def _sum_of_planar(
         parts.append(_direct(planes, kernel[tap], stride[1:], padding[1:]))
     total = functools.reduce(jnp.add, parts)
     return total.reshape(n, t, *total.shape[1:])
+
+
+def _widens(kernel: jax.Array, stride: Sequence[int], times: int) -> bool:
+    """Whether a 3-D window holds at most `times` as many numbers as come out of it."""
+    *window, i, o = kernel.shape
+    return len(window) == 3 and set(stride) == {1} and math.prod(window) * i <= times * o
+
+
+def _product_of_patches(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+    """A 3-D convolution of stride 1 as a matrix product with what each window sees."""
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    parts = [x]
+    for axis, size in enumerate(kernel.shape[:3], start=1):
+        parts = [part for whole in parts for part in _window_slices(whole, axis, size, 1)]
+    return jnp.concatenate(parts, -1) @ kernel.reshape(-1, kernel.shape[-1])
 
 
 def _is_stem(kernel: jax.Array, stride: Sequence[int]) -> bool:
