@@ -10,7 +10,9 @@ from typing import Any
 import jax.numpy as jnp
 import ml_collections
 
+from finecausal_jax.data.dives import RESIZED, STORED, DiveSource
 from finecausal_jax.data.preprocessing import Preprocessing
+from finecausal_jax.data.resizing import Resize
 from finecausal_jax.models.finecausal import FineCausal
 from finecausal_jax.training.schedule import Schedule
 from finecausal_jax.training.state import Optimiser
@@ -20,6 +22,7 @@ from finecausal_jax.training.steps import StepSettings
 FREE_ON_RESUME = (
     "data.manual_dir",
     "data.data_dir",
+    "data.stored",
     "data.workers",
     "benchmark",
     "evaluate",
@@ -51,6 +54,23 @@ def make_preprocessing(config: ml_collections.ConfigDict) -> Preprocessing:
         resize_height=data.resize_height,
         keep_aspect=data.keep_aspect,
     )
+
+
+def stored_resize(config: ml_collections.ConfigDict) -> Resize | None:
+    """What the stored images that `config.data.stored` names were resized to; None: not at all.
+
+    Raises:
+      ValueError: there is no such builder config.
+    """
+    stored = config.data.stored
+    if stored not in STORED:
+        raise ValueError(f"config.data.stored is {stored!r}, expected one of {', '.join(STORED)}")
+    return make_preprocessing(config).resize if stored == RESIZED else None
+
+
+def open_dives(config: ml_collections.ConfigDict, split: str) -> DiveSource:
+    """The dives of a split as `config.data` says; raises as `DiveSource`."""
+    return DiveSource(config.data.data_dir, split, resize=stored_resize(config))
 
 
 def make_optimiser_settings(config: ml_collections.ConfigDict, steps_per_epoch: int) -> Optimiser:

@@ -10,8 +10,10 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
-from finecausal_jax.data.dives import DATASET_NAME, DATASET_VERSION
+from finecausal_jax.data.dives import RELEASE, RESIZE_KEY, RESIZED, dataset_folder
+from finecausal_jax.data.resizing import Resize
 from tfds_finecausal.annotations import FILES
 
 
@@ -19,18 +21,22 @@ def build_dataset(
     manual_dir: str | os.PathLike[str],
     data_dir: str | os.PathLike[str],
     *,
+    resize: Resize | None = None,
     skip_bad: bool = False,
     overwrite: bool = False,
     progress: bool = False,
 ) -> pathlib.Path:
-    """Builds `data_dir/finediving_hm/VERSION` from a release.
+    """Builds `data_dir/finediving_hm/CONFIG/VERSION` from a release.
 
     TFDS writes into a folder of another name and renames it when it is complete. A data set that
-    is already there is kept if it was built from the same release without skipping any dive.
+    is already there is kept if it was built from the same release, to the same size, without
+    skipping any dive.
 
     Args:
       manual_dir: the release.
       data_dir: where data sets go.
+      resize: None keeps the release's bytes (builder config `release`), else pixels resized so are
+        stored (builder config `resized`).
       skip_bad: leave dives with problems out and list them in `skipped.json` of the data set.
       overwrite: replace a data set that was built from another release or has skipped dives.
       progress: whether to show progress bars.
@@ -41,20 +47,30 @@ def build_dataset(
     Raises:
       ReleaseError: the release has problems; lists them all.
       ValueError: the release or a split is empty, or `data_dir` has a data set of another release
-        or with skipped dives, and `overwrite` is off.
+        or size or with skipped dives, and `overwrite` is off.
     """
     root, data_dir = pathlib.Path(manual_dir).absolute(), pathlib.Path(data_dir).absolute()
-    folder = data_dir / DATASET_NAME / DATASET_VERSION
+    stored = RELEASE if resize is None else RESIZED
+    folder = dataset_folder(data_dir, stored)
     print_of_release = fingerprint(root, skip_bad=skip_bad)
     _clear_leftovers(folder)
     if folder.exists():
         # Skipped dives may have been put right since, which the fingerprint does not tell.
         complete = not (folder / "skipped.json").exists()
-        if complete and _built_from(folder) == print_of_release:
+        metadata = _metadata(folder)
+        size = metadata.get(RESIZE_KEY)
+        found = None if size is None else Resize(**size)
+        same_release = complete and metadata.get("fingerprint") == print_of_release
+        if same_release and found == resize:
             return folder
         if not overwrite:
+            reason = (
+                f"has images resized to {found}, the config asks for {resize}"
+                if same_release
+                else f"was built from another release than {root}, or has skipped dives"
+            )
             raise ValueError(
-                f"{folder} was built from another release than {root}, or has skipped dives: "
+                f"{folder} {reason}: "
                 "pass --overwrite to replace it, or choose another config.data.data_dir"
             )
     import tensorflow_datasets as tfds
@@ -64,7 +80,9 @@ def build_dataset(
     if not root.is_dir():
         raise ValueError(f"no release in {root}.\n{Builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
     with _set_aside(folder), tempfile.TemporaryDirectory() as nothing_to_download:
-        builder = Builder(data_dir=data_dir)
+        builder = Builder(config=stored, data_dir=data_dir)
+        if resize is not None:
+            builder.resize = resize
         builder.skip_bad = skip_bad
         builder.progress = progress
         builder.fingerprint = print_of_release
@@ -87,10 +105,11 @@ def fingerprint(manual_dir: pathlib.Path, *, skip_bad: bool = False) -> str:
     return digest.hexdigest()
 
 
-def _built_from(folder: pathlib.Path) -> str | None:
+def _metadata(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns the data set's metadata; nothing where it cannot be read."""
     with contextlib.suppress(OSError, ValueError):
-        return json.loads((folder / "metadata.json").read_text()).get("fingerprint")
-    return None
+        return json.loads((folder / "metadata.json").read_text())
+    return {}
 
 
 def _clear_leftovers(folder: pathlib.Path) -> None:

@@ -29,7 +29,6 @@ def run(flags: Any) -> int:
     import jax
 
     from finecausal_jax import settings
-    from finecausal_jax.data.dives import DiveSource
     from finecausal_jax.evaluation import report
     from finecausal_jax.training import checkpoints, loop, sharding, state
 
@@ -50,8 +49,8 @@ def run(flags: Any) -> int:
         config,
         model,
         variables,
-        DiveSource(config.data.data_dir, "test"),
-        DiveSource(config.data.data_dir, "train"),
+        settings.open_dives(config, "test"),
+        settings.open_dives(config, "train"),
         mesh,
     )
     report.print_table(result, data_name=config.data_name)

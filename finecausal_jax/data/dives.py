@@ -1,7 +1,9 @@
-"""Random access to a built FineDiving-HM data set: one row a dive, images as stored JPEG bytes.
+"""Random access to a built FineDiving-HM data set: one row a dive, with its images as stored.
 
 The builder in `tfds_finecausal` writes two things per split: array_record shards with the images,
-and a table without pixels in the data set's metadata. `DiveSource` reads both. Choosing exemplars,
+and a table without pixels in the data set's metadata. `DiveSource` reads both. It has two builder
+configs, `STORED`: the release's JPEG bytes, or pixels that are already resized, which are larger
+and quicker to read. Choosing exemplars,
 counting dives and reporting scores need the table only, so they never touch an image.
 """
 
@@ -11,14 +13,19 @@ import dataclasses
 import operator
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
+from jaxtyping import UInt8
+
+from finecausal_jax.data.resizing import Resize
 
 DATASET_NAME = "finediving_hm"
 DATASET_VERSION = "1.0.0"
 SPLITS = ("train", "test")
 TABLE_KEY = "dives"  # key of the table in the builder's metadata
+RESIZE_KEY = "resize"  # the same of what resized images were resized to
+STORED = RELEASE, RESIZED = ("release", "resized")  # the builder configs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,6 +105,23 @@ class Dive:
     masks: tuple[bytes, ...]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class ResizedDive:
+    """One dive with its images decoded and resized, neither flipped nor cropped.
+
+    Attributes:
+      info: the dive's row of the table.
+      frames: RGB, one a frame, in the order of `info.frame_numbers`.
+      masks: grey, same order.
+      resize: what the images were resized to.
+    """
+
+    info: DiveInfo
+    frames: UInt8[np.ndarray, "n h w 3"]
+    masks: UInt8[np.ndarray, "n h w"]
+    resize: Resize
+
+
 class DiveSource:
     """Random access to the dives of one split of a built data set.
 
@@ -107,19 +131,22 @@ class DiveSource:
     Args:
       data_dir: the folder the data set was built into (it holds `finediving_hm/`).
       split: `"train"` or `"test"`.
+      resize: None reads the release's bytes; else the images stored resized, which must have been
+        resized so.
 
     Raises:
-      ValueError: the split's name is unknown, no finished data set is there, its table and its
-        records disagree, or the split is empty.
+      ValueError: the split's name is unknown, no finished data set is there, its images were
+        resized to another size, its table and its records disagree, or the split is empty.
     """
 
-    def __init__(self, data_dir: str | pathlib.Path, split: str):
+    def __init__(self, data_dir: str | pathlib.Path, split: str, *, resize: Resize | None = None):
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
         self.data_dir = pathlib.Path(data_dir)
         self.split = split
-        folder = self.data_dir / DATASET_NAME / DATASET_VERSION
-        rows, self._shards, count = _read_table(folder, split)
+        self.resize = resize
+        folder = dataset_folder(data_dir, RELEASE if resize is None else RESIZED)
+        rows, self._shards, count = _read_table(folder, split, resize)
         self.infos: tuple[DiveInfo, ...] = tuple(DiveInfo.from_json(row) for row in rows)
         if not self.infos or not count:
             raise ValueError(
@@ -138,11 +165,11 @@ class DiveSource:
     def __len__(self) -> int:
         return len(self.infos)
 
-    def __iter__(self) -> Iterator[Dive]:
+    def __iter__(self) -> Iterator[Dive | ResizedDive]:
         return (self[row] for row in range(len(self)))
 
-    def __getitem__(self, row: int) -> Dive:
-        """Returns the dive of `infos[row]` with its encoded images; nothing is decoded."""
+    def __getitem__(self, row: SupportsIndex) -> Dive | ResizedDive:
+        """Returns the dive of `infos[row]` with its images as stored; no JPEG is decoded."""
         row = operator.index(row)
         if not 0 <= row < len(self.infos):
             raise IndexError(f"row {row} of the {self.split} split, which has {len(self)} dives")
@@ -156,7 +183,13 @@ class DiveSource:
                 f"record {row} of the {self.split} split in {self.data_dir} is dive {stored}, its "
                 f"table says {info.key}: the files were mixed up, delete the folder and build again"
             )
-        return Dive(info, tuple(example["frames"]), tuple(example["masks"]))
+        if self.resize is None:
+            return Dive(info, tuple(example["frames"]), tuple(example["masks"]))
+        frames, masks = (
+            np.frombuffer(example[kind]["value"], np.uint8).reshape(example[kind]["shape"])
+            for kind in ("frames", "masks")
+        )
+        return ResizedDive(info, frames, masks, self.resize)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_records": None, "_parser": None}
@@ -175,21 +208,46 @@ class DiveSource:
             {
                 "competition": features.Text(),
                 "index": np.int64,
-                "frames": features.Sequence(features.Image()),
-                "masks": features.Sequence(features.Image()),
+                **image_features(RELEASE if self.resize is None else RESIZED),
             }
         )
         self._parser = example_parser.ExampleParserNp(spec.get_serialized_info())
         self._records = array_record_data_source.ArrayRecordDataSource(list(self._shards))
 
 
+def dataset_folder(data_dir: str | pathlib.Path, stored: str) -> pathlib.Path:
+    """Returns where the data set of a builder config (one of `STORED`) lies."""
+    return pathlib.Path(data_dir) / DATASET_NAME / stored / DATASET_VERSION
+
+
+def image_features(stored: str) -> dict[str, Any]:
+    """Returns the TFDS features `frames` and `masks` of a builder config (one of `STORED`)."""
+    from tensorflow_datasets.core import features
+
+    if stored == RESIZED:
+        # Plain pixels: array_record compresses each record with zstd anyway, which is as small as
+        # fast PNG here and several times quicker to read.
+        pixels = {"dtype": np.uint8, "encoding": "bytes"}
+        return {
+            "frames": features.Tensor(shape=(None, None, None, 3), **pixels),
+            "masks": features.Tensor(shape=(None, None, None), **pixels),
+        }
+    return {
+        name: features.Sequence(
+            features.Image(shape=(None, None, channels), encoding_format="jpeg")
+        )
+        for name, channels in (("frames", 3), ("masks", 1))
+    }
+
+
 def _read_table(
-    folder: pathlib.Path, split: str
+    folder: pathlib.Path, split: str, resize: Resize | None
 ) -> tuple[list[Mapping[str, Any]], tuple[str, ...], int]:
     """Returns the split's rows, its shards as `path[first:end]`, and its number of records."""
+    option = "" if resize is None else f" --config.data.stored={RESIZED}"
     if not (folder / "dataset_info.json").is_file():
         raise ValueError(
-            f"no built data set in {folder}: run `python launch.py build --config=CONFIG` "
+            f"no built data set in {folder}: run `python launch.py build --config=CONFIG{option}` "
             "first (config.data.manual_dir is the release, config.data.data_dir "
             "where the data set goes)"
         )
@@ -201,6 +259,16 @@ def _read_table(
         raise ValueError(
             f"the data set in {folder} has no {TABLE_KEY!r} table in metadata.json: it was built "
             "by other code, delete that folder and build again"
+        )
+    size = info.metadata.get(RESIZE_KEY)
+    found = None if size is None else Resize(**size)
+    if found != resize:
+        state = f"were resized to {found}" if found else "were not resized"
+        raise ValueError(
+            f"the images of the data set in {folder} {state}, the config asks for "
+            f"{resize or 'unresized ones'}: build again with --overwrite{option}, choose another "
+            "config.data.data_dir, or read the release's bytes with "
+            f"--config.data.stored={RELEASE}"
         )
     if split not in info.splits or not info.splits[split].num_examples:
         return list(table.get(split, [])), (), 0

@@ -2,8 +2,9 @@
 
 The steps are the reference's, in its order: sample a fixed number of frames by frame number, read
 the two transitions off their labels, flip the whole clip or not, resize with PIL's bilinear filter,
-cut one square crop for the whole clip. Images stay uint8, a quarter of the bytes of float32, until
-`normalize` and `scale_mask` turn them into the model's input inside the jitted step.
+cut one square crop for the whole clip. Dives that are stored resized give the same pixels, see
+`resizing`. Images stay uint8, a quarter of the bytes of float32, until `normalize` and `scale_mask`
+turn them into the model's input inside the jitted step.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from jaxtyping import Float32, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from finecausal_jax.data import sampling
-from finecausal_jax.data.dives import Dive
+from finecausal_jax.data.dives import Dive, ResizedDive
+from finecausal_jax.data.resizing import Resize
 
 # ImageNet's channel means and deviations, which the pretrained trunks were trained with.
 MEAN = np.array((0.485, 0.456, 0.406), np.float32)
@@ -63,22 +65,25 @@ class Preprocessing:
                     f"that the crop fits, got {value}: raise {name} or lower frame_size"
                 )
 
+    @property
+    def resize(self) -> Resize:
+        """The resize before the crop."""
+        return Resize(None if self.keep_aspect else self.resize_width, self.resize_height)
+
     def resized_size(self, width: int, height: int) -> tuple[int, int]:
         """Returns the (width, height) that an image of `width` x `height` is resized to.
 
         Raises:
           ValueError: the aspect ratio is to be kept and the image is too narrow for the crop.
         """
-        if not self.keep_aspect:
-            return self.resize_width, self.resize_height
-        kept = round(width * self.resize_height / height)
-        if kept < self.frame_size:
+        resized = self.resize.size(width, height)
+        if resized[0] < self.frame_size:
             raise ValueError(
-                f"an image of {width} x {height} resized to height {self.resize_height} is {kept} "
+                f"an image of {width} x {height} resized to height {resized[1]} is {resized[0]} "
                 f"pixels wide, expected at least frame_size ({self.frame_size}): raise "
                 "resize_height, lower frame_size, or switch keep_aspect off"
             )
-        return kept, self.resize_height
+        return resized
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,11 +101,11 @@ class Video:
     transitions: np.ndarray
 
 
-def evaluation_video(dive: Dive, settings: Preprocessing) -> Video:
+def evaluation_video(dive: Dive | ResizedDive, settings: Preprocessing) -> Video:
     """Returns the dive's whole length, not flipped, cropped at the centre.
 
     Args:
-      dive: the dive with its encoded images.
+      dive: the dive with its images.
       settings: sizes.
 
     Raises:
@@ -109,11 +114,13 @@ def evaluation_video(dive: Dive, settings: Preprocessing) -> Video:
     return _video(dive, settings, shift=0, flip=False, corner=None)
 
 
-def training_video(dive: Dive, settings: Preprocessing, rng: np.random.Generator) -> Video:
+def training_video(
+    dive: Dive | ResizedDive, settings: Preprocessing, rng: np.random.Generator
+) -> Video:
     """Returns the dive with a random end, flip and crop, each drawn once for the whole clip.
 
     Args:
-      dive: the dive with its encoded images.
+      dive: the dive with its images.
       settings: sizes.
       rng: source of the four draws (end, flip, left, top); always four, so that a setting does not
         shift the draws behind it.
@@ -166,7 +173,7 @@ def preprocess_frames(
             f"a crop of {size} x {size} at left {left}, top {top} leaves the resized image: "
             f"expected left of 0..{width - size} and top of 0..{height - size}"
         )
-    cut = _Cut(flip, (width, height), left, top, size)
+    cut = _Cut(flip, settings.resize, left, top, size)
     return (
         np.stack([cut(Image.fromarray(frame)) for frame in frames]),
         np.stack([cut(Image.fromarray(mask)) for mask in masks]),
@@ -197,7 +204,7 @@ class _Cut:
     """Flip, resize and crop, the same for all images of a clip."""
 
     flip: bool
-    resized: tuple[int, int]  # width, height
+    resize: Resize
     left: int
     top: int
     size: int
@@ -207,12 +214,18 @@ class _Cut:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         # Parity: resize the whole image, then crop. Resizing only the crop is faster, but PIL then
         # computes its filter from other numbers and may round differently.
-        pixels = np.asarray(image.resize(self.resized, Image.Resampling.BILINEAR))
+        pixels = self.resize(image)
         return pixels[self.top : self.top + self.size, self.left : self.left + self.size]
+
+    def crop_resized(self, images: np.ndarray) -> np.ndarray:
+        """A view of images stored resized, uint8 [n, h, w, ...], as if called on each."""
+        if self.flip:
+            images = images[:, :, ::-1]
+        return images[:, self.top : self.top + self.size, self.left : self.left + self.size]
 
 
 def _video(
-    dive: Dive,
+    dive: Dive | ResizedDive,
     settings: Preprocessing,
     *,
     shift: int,
@@ -236,7 +249,19 @@ def _video(
         transitions = sampling.label_transitions(info.frame_labels[rows])
     except ValueError as error:
         raise ValueError(f"dive {info.key}: {error}") from error
+    prepare = _prepare_resized if isinstance(dive, ResizedDive) else _prepare_encoded
+    frames, masks = prepare(dive, rows, settings, flip, corner)
+    return Video(frames, masks, transitions)
 
+
+def _prepare_encoded(
+    dive: Dive,
+    rows: np.ndarray,
+    settings: Preprocessing,
+    flip: bool,
+    corner: tuple[float, float] | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Decodes, resizes and cuts the frames and masks of `rows`."""
     # Each distinct frame is decoded once; a short dive repeats the prepared pixels.
     distinct, repeats = np.unique(rows, return_inverse=True)
     cut = None
@@ -250,16 +275,34 @@ def _video(
         for kind, image in (("frame", frame), ("mask", mask)):
             if image.size != size:
                 raise ValueError(
-                    f"dive {info.key}: {kind} {info.frame_numbers[row]:05d} is {image.size[0]} x "
-                    f"{image.size[1]}, expected {size[0]} x {size[1]} like the dive's first frame"
+                    f"dive {dive.info.key}: {kind} {dive.info.frame_numbers[row]:05d} is "
+                    f"{image.size[0]} x {image.size[1]}, expected {size[0]} x {size[1]} like the "
+                    "dive's first frame"
                 )
         frames.append(cut(frame))
         masks.append(cut(mask))
-    return Video(np.stack(frames)[repeats], np.stack(masks)[repeats], transitions)
+    return np.stack(frames)[repeats], np.stack(masks)[repeats]
+
+
+def _prepare_resized(
+    dive: ResizedDive,
+    rows: np.ndarray,
+    settings: Preprocessing,
+    flip: bool,
+    corner: tuple[float, float] | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts the frames and masks of `rows` out of stored ones; nothing is left to resize."""
+    if dive.resize != settings.resize:
+        raise ValueError(
+            f"dive {dive.info.key} was stored resized to {dive.resize}, expected "
+            f"{settings.resize}: open the data set with the settings that it is read with"
+        )
+    cut = _cut(dive, (dive.frames.shape[2], dive.frames.shape[1]), settings, flip, corner)
+    return cut.crop_resized(dive.frames)[rows], cut.crop_resized(dive.masks)[rows]
 
 
 def _cut(
-    dive: Dive,
+    dive: Dive | ResizedDive,
     size: tuple[int, int],
     settings: Preprocessing,
     flip: bool,
@@ -275,7 +318,7 @@ def _cut(
         left, top = free[0] // 2, free[1] // 2
     else:  # every place from 0 to `free` alike
         left, top = int(corner[0] * (free[0] + 1)), int(corner[1] * (free[1] + 1))
-    return _Cut(flip, (width, height), left, top, settings.frame_size)
+    return _Cut(flip, settings.resize, left, top, settings.frame_size)
 
 
 def _decode(dive: Dive, row: int, kind: str) -> Image.Image:

@@ -58,8 +58,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) ->
     folder = pathlib.Path(workdir)
     mesh = sharding.make_mesh()
     sharding.check_batch_size("config.train.batch_size", config.train.batch_size, mesh)
-    source = DiveSource(config.data.data_dir, "train")
-    test_source = DiveSource(config.data.data_dir, "test")
+    source = settings.open_dives(config, "train")
+    test_source = settings.open_dives(config, "test")
     claim_workdir(folder, config)
 
     steps_per_epoch = math.ceil(len(source) / config.train.batch_size)

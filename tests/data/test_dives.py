@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from finecausal_jax.data.dives import DATASET_NAME, DATASET_VERSION, DiveInfo, DiveSource
+from finecausal_jax.data.dives import DiveInfo, DiveSource, dataset_folder
 from tfds_finecausal.building import build_dataset
 from tfds_finecausal.rendered import render_release
 
@@ -36,7 +36,7 @@ def copied(data_dir, tmp_path):
 
 
 def _change(folder, name, change):
-    path = folder / DATASET_NAME / DATASET_VERSION / name
+    path = dataset_folder(folder, "release") / name
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))

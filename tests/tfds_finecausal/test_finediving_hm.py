@@ -13,8 +13,10 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from configs import demo
 from finecausal_jax.commands import build as build_command
-from finecausal_jax.data.dives import DATASET_NAME, DATASET_VERSION, DiveSource
+from finecausal_jax.data.dives import DATASET_NAME, DATASET_VERSION, DiveSource, dataset_folder
+from finecausal_jax.data.resizing import Resize
 from tfds_finecausal import building
 from tfds_finecausal.annotations import FILES, ReleaseError
 from tfds_finecausal.finediving_hm import finediving_hm_dataset_builder
@@ -26,7 +28,7 @@ from tfds_finecausal.rendered import render_release
 def built(small_release, tmp_path_factory) -> pathlib.Path:
     data_dir = tmp_path_factory.mktemp("built")
     folder = building.build_dataset(small_release, data_dir)
-    assert folder == data_dir / DATASET_NAME / DATASET_VERSION
+    assert folder == data_dir / DATASET_NAME / "release" / DATASET_VERSION
     return data_dir
 
 
@@ -40,10 +42,16 @@ def _names(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
+# What TFDS keeps beside the data sets: which config is meant where none is named.
+DEFAULT_CONFIG = [f"{DATASET_NAME}/.config", f"{DATASET_NAME}/.config/metadata.json"]
+
+
 def test_only_the_data_set_is_left(built):
-    folder = f"{DATASET_NAME}/{DATASET_VERSION}"
+    folder = f"{DATASET_NAME}/release/{DATASET_VERSION}"
     assert _names(built) == [
         DATASET_NAME,
+        *DEFAULT_CONFIG,
+        f"{DATASET_NAME}/release",
         folder,
         f"{folder}/dataset_info.json",
         f"{folder}/features.json",
@@ -54,7 +62,7 @@ def test_only_the_data_set_is_left(built):
 
 
 def test_as_data_source_decodes(built, small_release):
-    builder = tfds.builder_from_directory(built / DATASET_NAME / DATASET_VERSION)
+    builder = tfds.builder_from_directory(dataset_folder(built, "release"))
     release = read_release(small_release)
     for split, dives in release.splits.items():
         source = builder.as_data_source(split)
@@ -151,7 +159,7 @@ def test_bad_dives_stop_the_build_or_are_skipped(spoiled, tmp_path):
     with pytest.raises(ReleaseError) as caught:
         building.build_dataset(spoiled, data_dir)
     assert all(f"{key[0]}/{key[1]}: FineDiving_HM/" in str(caught.value) for key in train[:2])
-    assert not list(data_dir.rglob("*.json")) and not list(data_dir.rglob("*array_record*"))
+    assert not list(data_dir.rglob("*_info.json")) and not list(data_dir.rglob("*array_record*"))
     folder = building.build_dataset(spoiled, data_dir, skip_bad=True)
     rows = json.loads((folder / "skipped.json").read_text())
     assert [row["where"] for row in rows] == [f"{key[0]}/{key[1]}" for key in train[:2]]
@@ -163,8 +171,8 @@ def test_bad_dives_stop_the_build_or_are_skipped(spoiled, tmp_path):
 def test_an_interrupted_build_leaves_nothing(small_release, tmp_path, monkeypatch):
     examples = finediving_hm_dataset_builder._examples
 
-    def interrupt(dives, start, end, bar):
-        for number, example in enumerate(examples(dives, start, end, bar)):
+    def interrupt(*arguments):
+        for number, example in enumerate(examples(*arguments)):
             if number == 5:
                 raise KeyboardInterrupt
             yield example
@@ -172,13 +180,13 @@ def test_an_interrupted_build_leaves_nothing(small_release, tmp_path, monkeypatc
     monkeypatch.setattr(finediving_hm_dataset_builder, "_examples", interrupt)
     with pytest.raises(KeyboardInterrupt):
         building.build_dataset(small_release, tmp_path)
-    assert _names(tmp_path) == [DATASET_NAME]
+    assert _names(tmp_path) == [DATASET_NAME, *DEFAULT_CONFIG, f"{DATASET_NAME}/release"]
     with pytest.raises(ValueError, match="no built data set in"):
         DiveSource(tmp_path, "train")
 
 
 def test_what_a_killed_build_left_is_cleared(small_release, tmp_path):
-    stale = tmp_path / DATASET_NAME / f"incomplete.ABC123_{DATASET_VERSION}"
+    stale = tmp_path / DATASET_NAME / "release" / f"incomplete.ABC123_{DATASET_VERSION}"
     stale.mkdir(parents=True)
     (stale / "dataset_info.json").write_text("{}")
     building.build_dataset(small_release, tmp_path)
@@ -205,7 +213,7 @@ def test_a_data_set_of_another_release_is_kept_or_replaced(
     assert [info.key for info in DiveSource(data_dir, "test").infos] == keys
     building.build_dataset(small_release, data_dir, overwrite=True)
     assert len(DiveSource(data_dir, "test")) == 3
-    assert len(list((data_dir / DATASET_NAME).iterdir())) == 1
+    assert len(list((data_dir / DATASET_NAME / "release").iterdir())) == 1
 
 
 def test_a_missing_release_is_answered_with_how_to_get_it(tmp_path):
@@ -215,14 +223,23 @@ def test_a_missing_release_is_answered_with_how_to_get_it(tmp_path):
         assert words in str(caught.value)
 
 
+def _build_flags(release, data_dir, **data):
+    config = demo.get_config()
+    config.data.update(manual_dir=str(release), data_dir=str(data_dir), **data)
+    return types.SimpleNamespace(config=config, skip_bad=False, overwrite=False)
+
+
 def test_build_command(small_release, tmp_path, capsys):
-    data = types.SimpleNamespace(manual_dir=str(small_release), data_dir=str(tmp_path))
-    flags = types.SimpleNamespace(
-        config=types.SimpleNamespace(data=data), skip_bad=False, overwrite=False
-    )
     assert build_command.NEEDS_CONFIG
-    assert build_command.run(flags) == 0
-    assert "13 train dives, 3 test dives" in capsys.readouterr().out
+    assert build_command.run(_build_flags(small_release, tmp_path)) == 0
+    assert build_command.run(_build_flags(small_release, tmp_path, stored="resized")) == 0
+    said = capsys.readouterr().out
+    assert said.count("13 train dives, 3 test dives") == 2
+    assert "/release/" in said and "/resized/" in said
+    assert DiveSource(tmp_path, "test")[0].frames[0].startswith(b"\xff\xd8\xff")
+    assert DiveSource(tmp_path, "test", resize=Resize(32, 57))[0].frames.shape[1:] == (57, 32, 3)
+    with pytest.raises(ValueError, match="data.stored is 'shrunk', expected one of release, res"):
+        build_command.run(_build_flags(small_release, tmp_path, stored="shrunk"))
 
 
 def test_shards_follow_tfds(small_release):

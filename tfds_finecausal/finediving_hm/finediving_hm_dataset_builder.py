@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,14 +12,27 @@ import tensorflow_datasets as tfds
 import tqdm
 from tensorflow_datasets.core.utils import shard_utils
 
-from finecausal_jax.data.dives import DATASET_VERSION, TABLE_KEY
+from finecausal_jax.data.dives import (
+    DATASET_VERSION,
+    RELEASE,
+    RESIZE_KEY,
+    RESIZED,
+    TABLE_KEY,
+    image_features,
+)
+from finecausal_jax.data.resizing import Resize
 from tfds_finecausal.release import Release, ReleaseDive, read_release, write_skipped
+from tfds_finecausal.resized_images import ResizedImages, resized_bytes
 
 Shard = Callable[[], Iterator[tuple[int, dict[str, Any]]]]
 
 
 class Builder(tfds.core.ShardBasedBuilder):
     """Builds the release in `manual_dir`, real or rendered.
+
+    The config `release` keeps the JPEG files' bytes. The config `resized` stores pixels: every
+    frame and mask of a dive decoded and resized, not flipped and not cropped, so that training
+    reads the same pixels without decoding a JPEG.
 
     Records keep the order of the split pickles. The table of all dives without their pixels goes
     into the data set's metadata under `dives`, by split. A `ShardBasedBuilder` because it writes
@@ -30,10 +44,18 @@ class Builder(tfds.core.ShardBasedBuilder):
         instead of stopping with an error that lists them.
       progress: whether to show progress bars.
       fingerprint: text kept in the metadata that tells which release was built.
+      resize: what the config `resized` resizes to, kept in its metadata.
     """
 
     VERSION = tfds.core.Version(DATASET_VERSION)
     RELEASE_NOTES = {DATASET_VERSION: "First version."}
+    BUILDER_CONFIGS = [
+        tfds.core.BuilderConfig(name=RELEASE, description="Frames and masks as released, JPEG."),
+        tfds.core.BuilderConfig(
+            name=RESIZED, description="Frames and masks decoded and resized for training, pixels."
+        ),
+    ]
+    DEFAULT_BUILDER_CONFIG_NAME = RELEASE
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
     FineDiving-HM cannot be downloaded freely. Ask its authors for it: they send an agreement to
     sign and, in return for the signed one, links. The videos and annotations are FineDiving's
@@ -54,17 +76,16 @@ class Builder(tfds.core.ShardBasedBuilder):
     skip_bad = False
     progress = False
     fingerprint = ""
+    resize = Resize(112, 200)  # Parity: what released weights saw
 
     def __init__(self, *, file_format: str = "array_record", **arguments: Any):
         super().__init__(file_format=file_format, **arguments)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        image = functools.partial(tfds.features.Image, encoding_format="jpeg")
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(
                 {
-                    "frames": tfds.features.Sequence(image(shape=(None, None, 3))),
-                    "masks": tfds.features.Sequence(image(shape=(None, None, 1))),
+                    **image_features(self.builder_config.name),
                     "frame_labels": tfds.features.Sequence(np.int64),
                     "frame_numbers": tfds.features.Sequence(np.int64),
                     "competition": tfds.features.Text(),
@@ -96,7 +117,8 @@ class Builder(tfds.core.ShardBasedBuilder):
         self._write_metadata(release)
         dives = [dive for split in release.splits.values() for dive in split]
         bar = tqdm.tqdm(total=len(dives), desc="build", unit="dive", disable=not self.progress)
-        return {name: _shards(split, bar) for name, split in release.splits.items()}
+        resize = self.resize if self.builder_config.name == RESIZED else None
+        return {name: _shards(split, bar, resize) for name, split in release.splits.items()}
 
     def _write_metadata(self, release: Release) -> None:
         if release.skipped:
@@ -105,29 +127,34 @@ class Builder(tfds.core.ShardBasedBuilder):
             name: [dive.info.to_json() for dive in split] for name, split in release.splits.items()
         }
         self.info.metadata["fingerprint"] = self.fingerprint
+        if self.builder_config.name == RESIZED:
+            self.info.metadata[RESIZE_KEY] = dataclasses.asdict(self.resize)
 
 
-def _shards(dives: tuple[ReleaseDive, ...], bar: tqdm.tqdm) -> list[Shard]:
+def _shards(
+    dives: tuple[ReleaseDive, ...], bar: tqdm.tqdm, resize: Resize | None = None
+) -> list[Shard]:
     """Returns one generator a shard, as many shards as TFDS takes for that many bytes."""
-    total = sum(dive.num_bytes for dive in dives)
+    total = sum(resized_bytes(dive, resize) if resize else dive.num_bytes for dive in dives)
     count = shard_utils.ShardConfig().get_number_shards(total, len(dives))
     ends = shard_utils.get_shard_boundaries(len(dives), count)
     starts = [0, *ends[:-1]]
     return [
-        functools.partial(_examples, dives, start, end, bar)
+        functools.partial(_examples, dives, start, end, bar, resize)
         for start, end in zip(starts, ends, strict=True)
     ]
 
 
 def _examples(
-    dives: tuple[ReleaseDive, ...], start: int, end: int, bar: tqdm.tqdm
+    dives: tuple[ReleaseDive, ...], start: int, end: int, bar: tqdm.tqdm, resize: Resize | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     for row in range(start, end):
         info = dives[row].info
         example = info.to_json()
         # Paths, not bytes: TFDS stores a file's bytes as they are, and keeps the examples of a
-        # shard until it is complete.
-        example["frames"] = list(dives[row].frames)
-        example["masks"] = list(dives[row].masks)
+        # shard until it is complete. For the same reason pixels come when they are asked for.
+        for kind, mode in (("frames", "RGB"), ("masks", "L")):
+            paths = getattr(dives[row], kind)
+            example[kind] = ResizedImages(paths, mode, resize) if resize else list(paths)
         yield row, example
         bar.update()

@@ -1,0 +1,61 @@
+"""A dive's images decoded and resized, for the builder config that stores pixels."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from finecausal_jax.data.resizing import Resize
+from tfds_finecausal.release import ReleaseDive
+
+
+class ResizedImages:
+    """Images that are read and resized when NumPy asks for them as an array.
+
+    Args:
+      paths: JPEG files of one size.
+      mode: "RGB" or "L" (grey), Pillow's name.
+      resize: what to resize to.
+    """
+
+    def __init__(self, paths: tuple[pathlib.Path, ...], mode: str, resize: Resize):
+        self._paths = paths
+        self._mode = mode
+        self._resize = resize
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Returns uint8 [n, h, w, 3], or [n, h, w] of grey images.
+
+        Raises:
+          ValueError: resizing does not commute with mirroring at this size.
+        """
+        # Pillow decodes and resizes without Python's lock.
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            return np.stack(list(pool.map(self._read, self._paths))).astype(dtype, copy=False)
+
+    def _read(self, path: pathlib.Path) -> np.ndarray:
+        with Image.open(path) as opened:
+            image = opened if opened.mode == self._mode else opened.convert(self._mode)
+            pixels = self._resize(image)
+            # Training mirrors before it resizes, a stored image can only be mirrored after. No
+            # size is known where the two differ, and none may slip in.
+            mirrored = self._resize(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+        if not np.array_equal(mirrored[:, ::-1], pixels):
+            raise ValueError(
+                f"{path}: resized to {self._resize} its mirror image is not the mirrored resized "
+                "image, expected the same, so that stored pixels can be mirrored exactly: choose "
+                "another config.data.resize_width, or build with --config.data.stored=release"
+            )
+        return pixels
+
+
+def resized_bytes(dive: ReleaseDive, resize: Resize) -> int:
+    """Returns the size of all resized frames and masks of a dive, bytes."""
+    with Image.open(dive.frames[0]) as image:
+        width, height = resize.size(*image.size)
+    return width * height * (3 + 1) * len(dive.frames)
