@@ -35,6 +35,7 @@ def main(argv: Sequence[str]) -> int:
         "workdir", None, "Folder of the run: config, checkpoints, metrics, reports."
     )
     command.define_flags()
+    flags.adopt_module_key_flags(command)  # or --help would not list the command's own flags
     # absl shows this module's docstring for --help.
     sys.modules["__main__"].__doc__ = f"launch.py {argv[1]}: {command.__doc__}"
     sys.argv = [argv[0], *argv[2:]]

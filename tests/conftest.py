@@ -6,6 +6,8 @@ import pathlib
 # Tests run tiny networks once: compiling them well would take longer than running them badly.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# A [n] that meets an [n, c] is a mistake more often than it is meant.
+os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 
 import pytest
 

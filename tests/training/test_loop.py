@@ -14,6 +14,7 @@ import optax
 import pytest
 
 from configs import demo
+from finecausal_jax.evaluation.protocol import Evaluation
 from finecausal_jax.training import loop
 from finecausal_jax.training.checkpoints import CheckpointStore
 from finecausal_jax.training.losses import Losses
@@ -89,7 +90,7 @@ def cheap(monkeypatch):
     variables = {"params": {"base_model": {"kernel": jnp.zeros(16)}}, "batch_stats": {}}
     monkeypatch.setattr(loop, "make_step", lambda *_: (watched, optimiser))
     monkeypatch.setattr(loop, "init_variables", lambda *_: variables)
-    evaluation = types.SimpleNamespace(metrics=METRICS)
+    evaluation = Evaluation((), METRICS, {})
     monkeypatch.setattr(loop, "evaluate_variables", lambda *_: evaluation)
     return control
 
@@ -163,7 +164,7 @@ def test_the_best_checkpoint_is_kept(config, cheap, tmp_path, monkeypatch):
     monkeypatch.setattr(
         loop,
         "evaluate_variables",
-        lambda *_: types.SimpleNamespace(metrics=METRICS | {"spearman": next(spearman)}),
+        lambda *_: Evaluation((), METRICS | {"spearman": next(spearman)}, {}),
     )
     loop.train(config, tmp_path)
     with CheckpointStore(tmp_path) as store:
