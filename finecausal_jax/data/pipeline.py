@@ -25,7 +25,7 @@ import numpy as np
 
 from finecausal_jax.data import exemplars, preprocessing, seeding
 from finecausal_jax.data.batches import Batches
-from finecausal_jax.data.dives import Dive, DiveInfo
+from finecausal_jax.data.dives import Dive, DiveInfo, ResizedDive
 from finecausal_jax.data.preprocessing import Preprocessing, Video
 
 # Grain's `repeat()` without a number overflows `len` after `batch`. Its shuffle has this many
@@ -39,7 +39,7 @@ class Dives(Protocol):
 
     infos: tuple[DiveInfo, ...]
 
-    def __getitem__(self, row: int) -> Dive: ...
+    def __getitem__(self, row: int) -> Dive | ResizedDive: ...
 
 
 def training_batches(
@@ -196,7 +196,9 @@ class _LoadVideos(grain.transforms.Map):
         return batch
 
 
-def _load(source: Dives, row: int, prepare: Callable[[Dive], Video]) -> dict[str, Any]:
+def _load(
+    source: Dives, row: int, prepare: Callable[[Dive | ResizedDive], Video]
+) -> dict[str, Any]:
     dive = source[row]
     video = prepare(dive)
     return {

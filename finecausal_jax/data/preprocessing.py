@@ -173,10 +173,10 @@ def preprocess_frames(
             f"a crop of {size} x {size} at left {left}, top {top} leaves the resized image: "
             f"expected left of 0..{width - size} and top of 0..{height - size}"
         )
-    cut = _Cut(flip, settings.resize, left, top, size)
+    cut = _Cut(settings.resize, flip, (width - size - left) if flip else left, top, size)
     return (
-        np.stack([cut(Image.fromarray(frame)) for frame in frames]),
-        np.stack([cut(Image.fromarray(mask)) for mask in masks]),
+        cut.mirrored(np.stack([cut(Image.fromarray(frame)) for frame in frames])),
+        cut.mirrored(np.stack([cut(Image.fromarray(mask)) for mask in masks])),
     )
 
 
@@ -201,27 +201,37 @@ def scale_mask(mask: UInt8[Any, "*batch"]) -> Float32[Any, "*batch"]:
 
 @dataclasses.dataclass(frozen=True)
 class _Cut:
-    """Flip, resize and crop, the same for all images of a clip."""
+    """Resize, crop and flip, the same for all images of a clip.
 
-    flip: bool
+    The reference flips first. The flip commutes with the resize (see `resizing`), and last it has
+    the fewest pixels to move; `left` is therefore that of the image before the flip.
+    """
+
     resize: Resize
+    flip: bool
     left: int
     top: int
     size: int
 
     def __call__(self, image: Image.Image) -> np.ndarray:
-        if self.flip:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        # Parity: resize the whole image, then crop. Resizing only the crop is faster, but PIL then
-        # computes its filter from other numbers and may round differently.
-        pixels = self.resize(image)
-        return pixels[self.top : self.top + self.size, self.left : self.left + self.size]
+        """Resizes and crops an image."""
+        pixels = self.resize.rows(image, self.top, self.top + self.size)
+        return pixels[:, self.left : self.left + self.size]
 
-    def crop_resized(self, images: np.ndarray) -> np.ndarray:
-        """A view of images stored resized, uint8 [n, h, w, ...], as if called on each."""
-        if self.flip:
-            images = images[:, :, ::-1]
-        return images[:, self.top : self.top + self.size, self.left : self.left + self.size]
+    def crop(self, images: np.ndarray) -> np.ndarray:
+        """Crops resized images uint8 [n, h, w, ...]; a view."""
+        rows = images[:, self.top : self.top + self.size]
+        return rows[:, :, self.left : self.left + self.size]
+
+    def mirrored(self, images: np.ndarray) -> np.ndarray:
+        """Flips cropped images uint8 [n, h, w, ...], if this clip is."""
+        if not self.flip:
+            return images
+        turned = images[:, :, ::-1]
+        if turned.ndim == 3:
+            return turned
+        # NumPy copies groups of three bytes backwards six times as slowly as single ones.
+        return np.stack([turned[..., channel] for channel in range(turned.shape[3])], axis=-1)
 
 
 def _video(
@@ -281,7 +291,8 @@ def _prepare_encoded(
                 )
         frames.append(cut(frame))
         masks.append(cut(mask))
-    return np.stack(frames)[repeats], np.stack(masks)[repeats]
+    assert cut is not None, "at least two frames are sampled"
+    return cut.mirrored(np.stack(frames)[repeats]), cut.mirrored(np.stack(masks)[repeats])
 
 
 def _prepare_resized(
@@ -298,7 +309,10 @@ def _prepare_resized(
             f"{settings.resize}: open the data set with the settings that it is read with"
         )
     cut = _cut(dive, (dive.frames.shape[2], dive.frames.shape[1]), settings, flip, corner)
-    return cut.crop_resized(dive.frames)[rows], cut.crop_resized(dive.masks)[rows]
+    return (
+        cut.mirrored(cut.crop(dive.frames)[rows]),
+        cut.mirrored(cut.crop(dive.masks)[rows]),
+    )
 
 
 def _cut(
@@ -318,7 +332,7 @@ def _cut(
         left, top = free[0] // 2, free[1] // 2
     else:  # every place from 0 to `free` alike
         left, top = int(corner[0] * (free[0] + 1)), int(corner[1] * (free[1] + 1))
-    return _Cut(flip, settings.resize, left, top, settings.frame_size)
+    return _Cut(settings.resize, flip, free[0] - left if flip else left, top, settings.frame_size)
 
 
 def _decode(dive: Dive, row: int, kind: str) -> Image.Image:

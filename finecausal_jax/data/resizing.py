@@ -8,6 +8,7 @@ pipeline's pixels stay the same, bit for bit.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 from PIL import Image
@@ -33,7 +34,28 @@ class Resize:
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Returns the resized image, uint8 [h, w, 3] of an RGB image, [h, w] of a grey one."""
-        return np.asarray(image.resize(self.size(*image.size), Image.Resampling.BILINEAR))
+        return self.rows(image, 0, self.height)
+
+    def rows(self, image: Image.Image, first: int, end: int) -> np.ndarray:
+        """Returns only rows `first` to `end` (exclusive) of the resized image.
+
+        Image rows that the filter does not reach from there are not resized: for the reference's
+        crop that saves a quarter of the time.
+        """
+        width, height = self.size(*image.size)
+        scale = image.height / height
+        reach = max(scale, 1.0) + 1  # half the filter's support, and a row for rounding
+        top = max(0, math.floor((first + 0.5) * scale - reach))
+        bottom = min(image.height, math.ceil((end - 0.5) * scale + reach))
+        # Parity: along the width first and rounded in between, as older versions of PIL do for
+        # every size; newer ones take the cheaper order, which rounds differently.
+        strip = image.crop((0, top, image.width, bottom))
+        strip = strip.resize((width, bottom - top), Image.Resampling.BILINEAR)
+        # The second step sees the whole height: PIL's `box` would compute the filter from other
+        # numbers.
+        columns = Image.new(image.mode, (width, image.height))
+        columns.paste(strip, (0, top))
+        return np.asarray(columns.resize((width, height), Image.Resampling.BILINEAR))[first:end]
 
     def __str__(self) -> str:
         if self.width is None:

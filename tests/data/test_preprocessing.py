@@ -16,6 +16,7 @@ from PIL import Image
 from finecausal_jax.data import preprocessing
 from finecausal_jax.data.dives import Dive
 from finecausal_jax.data.preprocessing import Preprocessing
+from finecausal_jax.data.resizing import Resize
 from finecausal_jax.data.sampling import label_transitions, sample_frames
 
 SMALL = Preprocessing(frames=6, frame_size=8, resize_width=10, resize_height=12)
@@ -254,6 +255,59 @@ def test_keep_aspect_crops_both_ways():
         settings.resized_size(6, 12)
     with pytest.raises(ValueError, match=r"dive \('Made Cup', 4\): an image of 6 x 12"):
         preprocessing.evaluation_video(made_dive(made_info(4), (6, 12)), settings)
+
+
+# --- The resize -------------------------------------------------------------------------------
+
+
+@hypothesis.given(data=st.data())
+@hypothesis.settings(deadline=None, max_examples=60)
+def test_rows_are_those_of_the_whole_resized_image(data):
+    width, height = data.draw(st.integers(1, 90)), data.draw(st.integers(1, 90))
+    resize = Resize(data.draw(st.integers(1, 90)), data.draw(st.integers(1, 90)))
+    first = data.draw(st.integers(0, resize.height - 1))
+    end = data.draw(st.integers(first + 1, resize.height))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    for channels in ((), (3,)):
+        image = Image.fromarray(rng.integers(0, 256, (height, width, *channels), np.uint8))
+        np.testing.assert_array_equal(resize.rows(image, first, end), resize(image)[first:end])
+
+
+@pytest.mark.parametrize(
+    ("size", "resize"), [((455, 256), Resize(112, 200)), ((160, 90), Resize(32, 57))]
+)
+def test_both_configs_resize_as_pillow_does(size, resize):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
+    image = Image.fromarray(pixels)
+    plain = image.resize((resize.width, resize.height), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(resize(image), np.asarray(plain))
+
+
+@hypothesis.given(width=st.integers(1, 500), resized=st.integers(1, 300), seed=st.integers(0))
+@hypothesis.settings(deadline=None, max_examples=60)
+def test_the_flip_commutes_with_the_resize(width, resized, seed):
+    resize = Resize(resized, 40)
+    image = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, width, 3), np.uint8))
+    flipped = resize(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    np.testing.assert_array_equal(flipped[:, ::-1], resize(image))
+
+
+def test_cropped_pixels_are_the_plain_flip_resize_and_crop():
+    rng = np.random.default_rng(1)
+    frames = rng.integers(0, 256, (2, 25, 45, 3), np.uint8)
+    settings = dataclasses.replace(SMALL, keep_aspect=True)
+    kept, mask = preprocessing.preprocess_frames(
+        frames, frames[..., 0], settings, flip=True, left=9, top=3
+    )
+    for place, frame in enumerate(frames):
+        plain = [
+            Image.fromarray(pixels).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            for pixels in (frame, frame[..., 0])
+        ]
+        plain = [one.resize((22, 25), Image.Resampling.BILINEAR) for one in plain]
+        plain = [np.asarray(one.resize((22, 12), Image.Resampling.BILINEAR)) for one in plain]
+        np.testing.assert_array_equal(kept[place], plain[0][3:11, 9:17])
+        np.testing.assert_array_equal(mask[place], plain[1][3:11, 9:17])
 
 
 # --- Errors -----------------------------------------------------------------------------------
