@@ -31,14 +31,15 @@ Names = list[tuple[str, str]]
 
 
 def adam_from_pytorch(
-    optimizer: Mapping[str, Any],
+    optimizer: Any,
     modules: Sequence[str],
     expected: Mapping[tuple[str, str], Expected],
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """Trees of moments, from the optimizer's state dict.
 
     Args:
-      optimizer: {"state": {number: {"step", "exp_avg", "exp_avg_sq"}}, "param_groups": [...]}.
+      optimizer: {"state": {number: {"step", "exp_avg", "exp_avg_sq"}}, "param_groups": [...]}, with
+        NumPy arrays; a file's content, so anything else may stand there.
       modules: the modules that the file has.
       expected: every tensor of a complete checkpoint.
 
@@ -48,7 +49,10 @@ def adam_from_pytorch(
       of modules that the file does not have) get zeros; moments of parameters that the model does
       not hold are left out.
     """
-    states = {int(number): state for number, state in optimizer["state"].items()}
+    problems = _form_problems(optimizer)
+    if problems:
+        return None, problems
+    states = optimizer["state"]
     if not states:
         return None, []
     numbers = [number for group in optimizer["param_groups"] for number in group["params"]]
@@ -58,10 +62,10 @@ def adam_from_pytorch(
     if problems:
         return None, problems
 
-    steps = {float(np.asarray(state["step"])) for state in states.values()}
-    if len(steps) > 1:
-        taken = ", ".join(f"{step:g}" for step in sorted(steps))
-        return None, [f"optimizer: parameters have taken different numbers of steps: {taken}"]
+    steps = np.unique([float(state["step"]) for state in states.values()])  # NaNs count as one
+    if len(steps) > 1 or not np.all(np.isfinite(steps)):
+        taken = ", ".join(f"{step:g}" for step in steps)
+        return None, [f"optimizer: expected one number of steps for all parameters, found {taken}"]
     number_of = {name: number for number, name in zip(numbers, ordered, strict=True)}
     trees = []
     for moment in ("exp_avg", "exp_avg_sq"):
@@ -76,7 +80,7 @@ def adam_from_pytorch(
         trees.append(result.variables["params"])
     if problems:
         return None, problems
-    return {"mu": trees[0], "nu": trees[1], "count": np.array(steps.pop(), np.int32)}, []
+    return {"mu": trees[0], "nu": trees[1], "count": np.array(steps[0], np.int32)}, []
 
 
 def adam_to_pytorch(
@@ -116,88 +120,25 @@ def adam_to_pytorch(
     return states, groups
 
 
-def insert_moments(opt_state: Any, adam: Mapping[str, Any], schedule_step: int) -> Any:
-    """Puts converted moments into a fresh optax state, so that training goes on from them.
-
-    Args:
-      opt_state: optax's state of an optimiser that has one `scale_by_adam`, inside `optax.flatten`
-        or not.
-      adam: {"mu", "nu", "count"} as `adam_from_pytorch` returns them.
-      schedule_step: optimiser steps that learning-rate schedules are to count as done. (Adam's own
-        count, for its bias correction, is the converted one.)
-
-    Returns:
-      The state with moments and counts replaced.
-    """
-    import jax
-    import jax.numpy as jnp
-    import optax
-
-    def replace(node: Any) -> Any:
-        if isinstance(node, optax.ScaleByAdamState):
-            moments = {
-                name: jax.tree.map(jnp.asarray, adam[name])
-                if isinstance(getattr(node, name), Mapping)
-                else _one_vector(adam[name])
-                for name in ("mu", "nu")
-            }
-            return node._replace(count=jnp.asarray(adam["count"], jnp.int32), **moments)
-        if isinstance(node, optax.ScaleByScheduleState):
-            return node._replace(count=jnp.asarray(schedule_step, jnp.int32))
-        return node
-
-    states = (optax.ScaleByAdamState, optax.ScaleByScheduleState)
-    replaced = jax.tree.map(replace, opt_state, is_leaf=lambda node: isinstance(node, states))
-    if isinstance(replaced, optax.MultiStepsState):
-        replaced = replaced._replace(gradient_step=jnp.asarray(schedule_step, jnp.int32))
-    return replaced
-
-
-def find_moments(opt_state: Any, params: Mapping[str, Any]) -> dict[str, Any] | None:
+def find_moments(opt_state: Any) -> dict[str, Any] | None:
     """Adam's moments in an optax state as Orbax gives it back, nested dicts and lists.
 
     Args:
       opt_state: the state's content.
-      params: the parameters it belongs to.
 
     Returns:
       {"mu", "nu", "count"}, trees like the parameters; None where there are none.
     """
     if isinstance(opt_state, Mapping):
         if {"mu", "nu", "count"} <= opt_state.keys():
-            trees = {
-                name: opt_state[name]
-                if isinstance(opt_state[name], Mapping)
-                else _from_one_vector(opt_state[name], params)
-                for name in ("mu", "nu")
-            }
-            return trees | {"count": opt_state["count"]}
+            return {name: opt_state[name] for name in ("mu", "nu", "count")}
         children = list(opt_state.values())
     elif isinstance(opt_state, (list, tuple)):
         children = list(opt_state)
     else:
         return None
-    found = (find_moments(child, params) for child in children)
+    found = (find_moments(child) for child in children)
     return next((adam for adam in found if adam), None)
-
-
-def _one_vector(tree: Any) -> Any:
-    """All leaves of a tree in one vector, as `optax.flatten` lays them out."""
-    import jax
-    import jax.numpy as jnp
-
-    return jnp.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
-
-
-def _from_one_vector(vector: Any, like: Any) -> Any:
-    """The inverse of `_one_vector`, for a tree of the shapes of `like`."""
-    import jax
-
-    leaves, structure = jax.tree.flatten(like)
-    ends = np.cumsum([leaf.size for leaf in leaves])
-    pieces = np.split(np.asarray(vector), ends[:-1])
-    shaped = [piece.reshape(leaf.shape) for piece, leaf in zip(pieces, leaves, strict=True)]
-    return jax.tree.unflatten(structure, shaped)
 
 
 def _parameter_order(
@@ -237,6 +178,36 @@ def _parameters(modules: Sequence[str], expected: Mapping[tuple[str, str], Expec
         if module in by_module and not key.endswith(_BUFFERS):
             by_module[module].append((module, key))
     return [name for names in by_module.values() for name in names]
+
+
+def _form_problems(optimizer: Any) -> list[str]:
+    """What keeps an entry of a file from being the state dict of an Adam."""
+    if not isinstance(optimizer, Mapping) or not {"state", "param_groups"} <= optimizer.keys():
+        return ["optimizer: expected a dict with state and param_groups"]
+    states, groups = optimizer["state"], optimizer["param_groups"]
+    if not isinstance(states, Mapping) or not isinstance(groups, list):
+        return ["optimizer: expected state to be a dict and param_groups a list"]
+    problems = [
+        f"optimizer, group {index}: expected a dict with params, a list of numbers"
+        for index, group in enumerate(groups)
+        if not isinstance(group, Mapping)
+        or not isinstance(group.get("params"), list)
+        or not all(isinstance(number, int) for number in group["params"])
+    ]
+    for number, state in states.items():
+        state = state if isinstance(state, Mapping) else {}
+        lacking = [name for name in ("exp_avg", "exp_avg_sq") if not _is_array(state.get(name))]
+        # Older versions of PyTorch count in plain integers.
+        step = state.get("step")
+        if not isinstance(step, (int, float)) and not (_is_array(step) and np.size(step) == 1):
+            lacking.insert(0, "step")
+        if lacking:
+            problems.append(f"optimizer, number {number}: no {', '.join(lacking)} as Adam has")
+    return problems
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (np.ndarray, np.generic))
 
 
 def _settings_problems(groups: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -39,7 +39,8 @@ class WeightsFile:
       kind: one of FINECAUSAL, FINEPARSER, KINETICS, RESNET.
       state: {module: {key: array}} under a released checkpoint's names; a Kinetics trunk appears
         twice, under `base_model` and `segmenter`.
-      optimizer: the optimizer's state dict with NumPy arrays; None where there is none.
+      optimizer: the file's entry of that name, unchecked, with NumPy arrays; None where there is
+        none. A state dict: {"state": {number: {...}}, "param_groups": [...]}.
       progress: epoch and best metrics, where present.
       problems: entries that do not belong into such a file, one line each.
       model: FineCausal's keyword arguments from the `config.json` beside an exported safetensors
@@ -49,7 +50,7 @@ class WeightsFile:
     path: pathlib.Path
     kind: str
     state: State
-    optimizer: dict[str, Any] | None
+    optimizer: Any
     progress: dict[str, int | float]
     problems: list[str]
     model: dict[str, Any] | None = None
@@ -83,9 +84,8 @@ def _released(path: pathlib.Path, blob: Mapping[str, Any]) -> WeightsFile:
     problems, state, progress = [], {}, {}
     for name, value in blob.items():
         if name == "optimizer":
-            if not isinstance(value, dict) or not {"state", "param_groups"} <= value.keys():
-                problems.append("optimizer: expected a dict with state and param_groups")
-        elif name in PROGRESS:
+            continue  # `adam_from_pytorch` looks into it, where it is wanted
+        if name in PROGRESS:
             if isinstance(value, (int, float, np.number)):
                 progress[name] = value.item() if isinstance(value, np.number) else value
             else:
@@ -96,7 +96,7 @@ def _released(path: pathlib.Path, blob: Mapping[str, Any]) -> WeightsFile:
             problems.append(f"{name}: unknown module of {len(value)} tensors")
         else:
             problems += _not_tensors(value, f"{name}/")
-            state[name] = {k: v for k, v in value.items() if isinstance(v, np.ndarray)}
+            state[name] = {k: v for k, v in value.items() if _is_tensor(k, v)}
     causal = any(name in state for name in CAUSAL_MODULES)
     return WeightsFile(
         path,
@@ -133,7 +133,7 @@ def _single_network(path: pathlib.Path, blob: Mapping[str, Any]) -> WeightsFile:
         module: {
             prefix + str(key).removeprefix("module."): value
             for key, value in blob.items()
-            if isinstance(value, np.ndarray)
+            if _is_tensor(key, value)
         }
         for module, prefix in places.items()
     }
@@ -250,8 +250,14 @@ def _plain(path: pathlib.Path, value: Any) -> Any:
 
 def _not_tensors(tensors: Mapping[str, Any], prefix: str) -> Iterator[str]:
     for key, value in tensors.items():
-        if not isinstance(key, str) or not isinstance(value, np.ndarray):
+        if not isinstance(key, str):
+            yield f"{prefix}{key}: expected names of tensors, found {_kind_of(key)}"
+        elif not isinstance(value, np.ndarray):
             yield f"{prefix}{key}: expected a tensor, found {_kind_of(value)}"
+
+
+def _is_tensor(key: Any, value: Any) -> bool:
+    return isinstance(key, str) and isinstance(value, np.ndarray)
 
 
 def _kind_of(value: Any) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from jax.interpreters import partial_eval
 
 from finecausal_jax.interop import checkpoint_files, workdirs
 from finecausal_jax.interop.adam import adam_from_pytorch
@@ -23,6 +22,7 @@ from finecausal_jax.interop.expected import (
 )
 from finecausal_jax.interop.order import CAUSAL_MODULES, MODULES
 from finecausal_jax.interop.pytorch import Conversion, State, WeightsError, convert_state
+from finecausal_jax.training.state import init_variables
 
 
 @dataclasses.dataclass
@@ -93,8 +93,9 @@ def convert_file(
     source.state, source.optimizer = {}, None
     variables = conversion.variables
     if conversion.missing:
-        fresh = initial_values(model, frame_size, seed, conversion.missing)
-        variables = merged(fresh, variables)
+        key = jax.random.key(seed)
+        fresh = init_variables(model, frame_size, key, wanted=set(conversion.missing))
+        variables = merged(jax.tree.map(np.asarray, fresh), variables)
     return Converted(
         source, model, variables, adam, conversion.unused, conversion.missing, conversion, expected
     )
@@ -127,49 +128,31 @@ def save_converted(converted: Converted, workdir: str | pathlib.Path) -> pathlib
     return workdirs.save_new(workdir, step=0, items=items, origin=origin)
 
 
-def load_trunk(path: str | pathlib.Path, *, model: Any = None) -> dict[str, Any]:
-    """Weights of pretrained trunks, as a part of the model's variables.
-
-    Args:
-      path: Kinetics I3D (for `base_model` and the segmenter's trunk) or torchvision's ResNet-34
-        (for `video_encoder/backbone`), `.pth` or `.safetensors`. Their classifiers are dropped.
-      model: the FineCausal they are for; None means the full-size one.
-
-    Returns:
-      {"params", "batch_stats"} with only what the file fills, NumPy arrays.
-
-    Raises:
-      WeightsError: the file is something else or does not fit; all offending keys.
-    """
-    return _load_trunk(path, (checkpoint_files.KINETICS, checkpoint_files.RESNET), model)
-
-
-def initialise_from(
-    variables: Mapping[str, Any],
+def load_trunks(
     *,
     kinetics: str | pathlib.Path | None = None,
     resnet: str | pathlib.Path | None = None,
     model: Any = None,
 ) -> dict[str, Any]:
-    """Puts pretrained trunks into initial variables.
+    """Weights of pretrained trunks, as a part of the model's variables.
 
     Args:
-      variables: {"params", "batch_stats"} of the whole model.
-      kinetics: Kinetics I3D, for both I3D trunks; None or "" leaves them as they are.
-      resnet: ImageNet ResNet-34, for the static encoder; None or "" likewise.
-      model: the FineCausal that `variables` belong to; None means the full-size one.
+      kinetics: Kinetics I3D, for `base_model` and the segmenter's trunk; None or "" for none.
+      resnet: torchvision's ResNet-34, for `video_encoder/backbone`; None or "" likewise. Both
+        `.pth` or `.safetensors`; their classifiers are dropped.
+      model: the FineCausal they are for; None means the full-size one.
 
     Returns:
-      New variables; what no file fills is passed on as it is.
+      {"params", "batch_stats"} with only what the files fill, NumPy arrays; empty without files.
 
     Raises:
-      WeightsError: a file is of another kind or does not fit.
+      WeightsError: a file cannot be read, is something else or does not fit; all offending keys.
     """
-    result = {collection: dict(tree) for collection, tree in variables.items()}
+    variables: dict[str, Any] = {}
     for path, kind in ((kinetics, checkpoint_files.KINETICS), (resnet, checkpoint_files.RESNET)):
         if path:
-            result = merged(result, _load_trunk(path, (kind,), model))
-    return result
+            variables = merged(variables, _load_trunk(path, kind, model))
+    return variables
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,46 +162,6 @@ def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
         nested_too = isinstance(value, Mapping) and key in result
         result[key] = merged(result[key], value) if nested_too else value
     return result
-
-
-def initial_values(
-    model: Any, frame_size: int, seed: int, wanted: Collection[str]
-) -> dict[str, Any]:
-    """Some of the model's own initial values.
-
-    Initialisation is traced as a whole and cut down to what the wanted leaves need, which leaves a
-    few random draws: running `model.init` would compute a forward pass, and compiling it takes
-    minutes on a CPU.
-
-    Args:
-      model: a FineCausal.
-      frame_size: height and width of its frames, pixels.
-      seed: fixes every random value.
-      wanted: names of leaves, "collection/path".
-
-    Returns:
-      Nested dicts of NumPy arrays, the wanted leaves only; the same values as `model.init` gives.
-    """
-    video = jax.ShapeDtypeStruct((1, model.frames, frame_size, frame_size, 3), np.float32)
-    key = jax.random.key(seed)
-
-    def init(key: Any, video: Any) -> Any:
-        return model.init(key, video, video)
-
-    traced, shapes = jax.make_jaxpr(init, return_shape=True)(key, video)
-    paths = ["/".join(path) for path, _ in flat_leaves(jax.tree.map(lambda leaf: leaf, shapes))]
-    needed, (needs_key, _) = partial_eval.dce_jaxpr(
-        traced.jaxpr, [path in wanted for path in paths]
-    )
-    values = jax.core.eval_jaxpr(needed, traced.consts, *([key] if needs_key else []))
-    tree: dict[str, Any] = {}
-    for path, value in zip([path for path in paths if path in wanted], values, strict=True):
-        *parents, leaf = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = np.asarray(value)
-    return tree
 
 
 def model_from_json(arguments: Mapping[str, Any]) -> Any:
@@ -267,10 +210,10 @@ def flattened(tree: Mapping[str, Any]) -> State:
     return state
 
 
-def _load_trunk(path: str | pathlib.Path, kinds: tuple[str, ...], model: Any) -> dict[str, Any]:
+def _load_trunk(path: str | pathlib.Path, kind: str, model: Any) -> dict[str, Any]:
     source = read_weights(path)
-    if source.kind not in kinds:
-        raise WeightsError(str(path), [f"expected {' or '.join(kinds)}, found {source.kind}"])
+    if source.kind != kind:
+        raise WeightsError(str(path), [f"expected {kind}, found {source.kind}"])
     conversion = convert_state(
         source.state, expected_tensors(model), may_lack=_may_lack(source.kind)
     )

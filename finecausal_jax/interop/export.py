@@ -91,9 +91,7 @@ def read_checkpoint(
     variables = items[workdirs.VARIABLES]
     _check(f"{workdir}, checkpoint {step}", variables, expected_tensors(model))
     unused = flattened(items.get(workdirs.UNUSED, {}))
-    adam = items.get(workdirs.ADAM) or find_moments(
-        items.get(workdirs.OPTIMISER), variables["params"]
-    )
+    adam = items.get(workdirs.ADAM) or find_moments(items.get(workdirs.OPTIMISER))
     state = to_pytorch(variables, unused)
     expected = expected_tensors(model)
     defaults = [
@@ -132,8 +130,8 @@ def write_pytorch(export: Export, path: str | pathlib.Path, *, model: Any = None
         ) from error
 
     def tensor(value: np.ndarray) -> Any:
-        # A copy: leaves that need no transposing are views of read-only arrays.
-        return torch.from_numpy(np.array(value))
+        # Leaves that need no transposing are read-only views, which PyTorch warns of: copied.
+        return torch.from_numpy(np.require(value, requirements=["C", "W"]))
 
     blob: dict[str, Any] = {
         module: {key: tensor(value) for key, value in tensors.items()}

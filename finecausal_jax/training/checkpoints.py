@@ -30,9 +30,11 @@ class CheckpointStore:
     Args:
       workdir: the run's folder; checkpoints go to `checkpoints/<step>`.
       keep_latest: how many of the latest to keep.
+      clean: remove what interrupted saves left behind. Only for the process that trains: to all
+        others a save under way looks the same.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, keep_latest: int = 2):
+    def __init__(self, workdir: str | pathlib.Path, keep_latest: int = 2, clean: bool = False):
         policies = ocp.training.preservation_policies
         self.folder = pathlib.Path(workdir).absolute() / FOLDER
         self._checkpointer = ocp.training.Checkpointer(
@@ -46,7 +48,7 @@ class CheckpointStore:
                     ),
                 ]
             ),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=clean,
         )
         self._saving: Any = None  # the save under way
 
@@ -126,6 +128,11 @@ class CheckpointStore:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def has_checkpoints(workdir: str | pathlib.Path) -> bool:
+    """Whether a workdir has finished checkpoints; makes no folder, unlike a store."""
+    return any(path.name.isdecimal() for path in (pathlib.Path(workdir) / FOLDER).glob("*"))
 
 
 def load_variables(workdir: str | pathlib.Path, abstract: Any, which: str) -> tuple[int, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
@@ -20,6 +21,7 @@ from finecausal_jax import settings
 from finecausal_jax.data import pipeline
 from finecausal_jax.data.dives import DiveSource
 from finecausal_jax.evaluation.protocol import Evaluation, evaluate
+from finecausal_jax.interop.conversion import load_trunks, merged
 from finecausal_jax.models.finecausal import FineCausal
 from finecausal_jax.training import sharding
 from finecausal_jax.training.checkpoints import (
@@ -28,6 +30,7 @@ from finecausal_jax.training.checkpoints import (
     PIPELINE,
     VARIABLES,
     CheckpointStore,
+    has_checkpoints,
 )
 from finecausal_jax.training.losses import Losses
 from finecausal_jax.training.metrics_log import MetricsLog
@@ -52,15 +55,17 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) ->
       The state after the last step.
 
     Raises:
-      ValueError: the workdir belongs to another config, a split is empty, a batch cannot be shared
-        by the devices, or a loss is not finite.
+      ValueError: the workdir belongs to another config, its checkpoint or a file of pretrained
+        weights does not fit the network, a split is empty, a batch cannot be shared by the
+        devices, or a loss is not finite. What can be known before the first step is known before
+        anything is written.
     """
     folder = pathlib.Path(workdir)
     mesh = sharding.make_mesh()
     sharding.check_batch_size("config.train.batch_size", config.train.batch_size, mesh)
     source = settings.open_dives(config, "train")
     test_source = settings.open_dives(config, "test")
-    claim_workdir(folder, config)
+    refuse_other_config(folder, config)
 
     steps_per_epoch = math.ceil(len(source) / config.train.batch_size)
     last_step = config.train.epochs * steps_per_epoch
@@ -76,8 +81,17 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) ->
         shard_index=jax.process_index(),
         shard_count=jax.process_count(),
     )
-    with CheckpointStore(folder) as store:
-        state = _first_state(config, store, model, optimiser, batches, init_key, mesh)
+    # Before the store, which makes the workdir: files of weights may turn out not to fit.
+    initial = None if has_checkpoints(folder) else _initial_variables(config, model, init_key)
+    with CheckpointStore(folder, clean=True) as store:
+        state = _first_state(config, store, model, optimiser, batches, initial, mesh)
+        del initial
+        if int(state.step) > last_step:
+            raise ValueError(
+                f"{folder} stands at step {int(state.step)}, config.train.epochs end at "
+                f"{last_step}: raise them, or convert with --drop_optimizer for a new schedule"
+            )
+        claim_workdir(folder, config)
         first_step = int(state.step)
         log = MetricsLog(folder, first_step)
         watch = _Watch(log, steps_per_epoch, first_step)
@@ -180,6 +194,16 @@ def evaluate_variables(
 
 def claim_workdir(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     """Writes the config into a new workdir; refuses one that another config began."""
+    refuse_other_config(folder, config)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / CONFIG_FILE
+    temporary = path.with_suffix(".partial")
+    temporary.write_text(settings.to_json(config))
+    os.replace(temporary, path)
+
+
+def refuse_other_config(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError where a workdir was begun with another config; lists what differs."""
     path = folder / CONFIG_FILE
     if path.exists():
         changed = settings.differences(path.read_text(), config)
@@ -188,10 +212,6 @@ def claim_workdir(folder: pathlib.Path, config: ml_collections.ConfigDict) -> No
                 f"workdir {folder} was begun with another config; choose a new --workdir, or "
                 "set back:\n  " + "\n  ".join(changed)
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".partial")
-    temporary.write_text(settings.to_json(config))
-    os.replace(temporary, path)
 
 
 def _first_state(
@@ -200,25 +220,24 @@ def _first_state(
     model: FineCausal,
     optimiser: Any,
     batches: Any,
-    key: jax.Array,
+    initial: Any,
     mesh: Any,
 ) -> TrainState:
     """The latest checkpoint's state, with the pipeline moved to its place, or a fresh one."""
     whole = sharding.replicated(mesh)
+    if initial is not None:
+        return jax.device_put(init_state(initial, optimiser), whole)
 
     def fresh(key: jax.Array) -> TrainState:
         return init_state(init_variables(model, config.data.frame_size, key), optimiser)
 
-    if not store.steps():
-        variables = _initial_variables(config, model, key)
-        return jax.device_put(init_state(variables, optimiser), whole)
     step = store.find("latest")
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
-        jax.eval_shape(fresh, key),
+        jax.eval_shape(fresh, jax.random.key(0)),
     )
     if OPTIMISER not in store.items(step):
-        return _converted_state(store, step, abstract, optimiser, whole)
+        return _converted_state(config, store, step, abstract, optimiser, batches, whole)
     optimiser_item = {"step": abstract.step, "opt_state": abstract.opt_state}
     wanted = {VARIABLES: abstract.variables, OPTIMISER: optimiser_item, PIPELINE: None}
     items = store.load(step, wanted)
@@ -229,29 +248,33 @@ def _first_state(
 
 def _initial_variables(config: ml_collections.ConfigDict, model: FineCausal, key: jax.Array) -> Any:
     """Initial values, the trunks and ResNet-34 from the files that the config names."""
-    variables = init_variables(model, config.data.frame_size, key)
-    files = {
-        "kinetics": config.train.kinetics_i3d or None,
-        "resnet": config.train.imagenet_resnet34 or None,
-    }
-    missing = [name for name, path in files.items() if not path]
-    if missing:
-        logging.warning(
-            "no pretrained weights for %s: starting from random values (config.train.kinetics_i3d "
-            "and config.train.imagenet_resnet34 name files)",
-            " and ".join(missing),
-        )
-    if len(missing) == len(files):
-        return variables
-    from finecausal_jax.interop.conversion import initialise_from
-
-    return initialise_from(variables, **files, model=model)
+    files = {"kinetics": config.train.kinetics_i3d, "resnet": config.train.imagenet_resnet34}
+    pretrained = load_trunks(**files, model=model)  # first: drawing takes longer than refusing
+    for name, trunk in (
+        ("kinetics_i3d", "base_model and the segmenter's trunk"),
+        ("imagenet_resnet34", "the static encoder's ResNet-34"),
+    ):
+        if not config.train[name]:
+            logging.warning(
+                "untrained, from random values: %s (config.train.%s names no file)", trunk, name
+            )
+    return merged(init_variables(model, config.data.frame_size, key), pretrained)
 
 
 def _converted_state(
-    store: CheckpointStore, step: int, abstract: TrainState, optimiser: Any, whole: Any
+    config: ml_collections.ConfigDict,
+    store: CheckpointStore,
+    step: int,
+    abstract: TrainState,
+    optimiser: Any,
+    batches: Any,
+    whole: Any,
 ) -> TrainState:
-    """The state of a converted checkpoint: its network and, where it has them, Adam's moments."""
+    """The state of a converted checkpoint: its network and, where it has them, Adam's moments.
+
+    With moments the run goes on where they are from: schedules, epochs and the order of the data
+    count the micro-batches that Adam's steps took. Without, it begins.
+    """
     wanted: dict[str, Any] = {VARIABLES: abstract.variables}
     if ADAM in store.items(step):
         moments = {"mu": abstract.params, "nu": abstract.params}
@@ -259,10 +282,13 @@ def _converted_state(
         wanted[ADAM] = {**moments, "count": count}
     items = store.load(step, wanted)
     state = init_state(items[VARIABLES], optimiser)
-    opt_state = state.opt_state
     if ADAM in items:
-        opt_state = optax.tree_utils.tree_set(opt_state, **items[ADAM])
-    return jax.device_put(state.replace(opt_state=opt_state), whole)
+        done = int(items[ADAM]["count"]) * config.train.accumulate
+        # Every count of the optimiser is set, the schedules' too.
+        opt_state = optax.tree_utils.tree_set(state.opt_state, **items[ADAM])
+        state = state.replace(step=jnp.asarray(done, jnp.int32), opt_state=opt_state)
+        batches.set_state(batches.get_state() | {"next_batch": done})
+    return jax.device_put(state, whole)
 
 
 def _is_evaluation(train: Any, step: int, steps_per_epoch: int, last_step: int) -> bool:

@@ -99,7 +99,7 @@ def small_state(small_state_once):
 def small_init(monkeypatch, small_tensors):
     """Replaces the network's initialisation by constants."""
 
-    def constants(model, frame_size, seed, wanted=None):
+    def constants(model, frame_size, key, wanted=None):
         tree = {}
         for want in small_tensors.values():
             if want.target is not None and (wanted is None or want.target.name in wanted):
@@ -109,7 +109,8 @@ def small_init(monkeypatch, small_tensors):
                 )
         return jax.tree.map(lambda leaf: np.full(leaf.shape, 0.25, np.float32), tree)
 
-    monkeypatch.setattr(conversion, "initial_values", constants)
+    monkeypatch.setattr(conversion, "init_variables", constants)
+    return constants
 
 
 @pytest.fixture

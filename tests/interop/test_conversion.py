@@ -2,7 +2,6 @@
 
 import json
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from made_weights import assert_same
 from rich.console import Console
 
 from finecausal_jax.interop import checkpoint_files, conversion, report, workdirs
-from finecausal_jax.interop.conversion import convert_file, initialise_from, load_trunk
+from finecausal_jax.interop.conversion import convert_file, load_trunks, merged
 from finecausal_jax.interop.expected import flat_leaves
 from finecausal_jax.interop.order import CAUSAL_MODULES
 from finecausal_jax.interop.pytorch import WeightsError, from_pytorch, rename_to_pytorch
@@ -184,10 +183,10 @@ def test_resnet_fills_the_static_encoder(
 def test_trunks_go_into_initial_variables(
     tmp_path, small_state, small_model, small_init, kinetics, resnet, write_flat
 ):
-    initial = conversion.initial_values(small_model, 16, 0)
+    initial = small_init(small_model, 16, jax.random.key(0))
     mixed = write_flat(tmp_path / "model_rgb.pth", kinetics)
     flat = write_flat(tmp_path / "resnet34.safetensors", resnet)
-    result = initialise_from(initial, kinetics=mixed, resnet=flat, model=small_model)
+    result = merged(initial, load_trunks(kinetics=mixed, resnet=flat, model=small_model))
     want = from_pytorch(small_state, model=small_model)
     for collection, tree in want.items():
         found, before = (
@@ -204,30 +203,7 @@ def test_trunks_go_into_initial_variables(
     trunks = result["params"]["base_model"], result["params"]["segmenter"]["trunk"]
     first, second = (dict(flat_leaves(tree)) for tree in trunks)
     assert all(np.array_equal(first[leaf], second[leaf]) for leaf in first)
-    assert initialise_from(initial, kinetics="", resnet=None, model=small_model) == initial
-
-
-def test_fresh_values_are_those_of_init():
-    class Pair(nn.Module):
-        frames: int = 2
-
-        @nn.compact
-        def __call__(self, query, exemplar):
-            x = nn.BatchNorm(use_running_average=True, name="norm")(query - exemplar)
-            return nn.Dense(3, name="second")(nn.Dense(4, name="first")(x))
-
-    wanted = ["params/second/kernel", "batch_stats/norm/var", "params/first/bias"]
-    found = conversion.initial_values(Pair(), 5, 3, wanted)
-    video = np.zeros((1, 2, 5, 5, 3), np.float32)
-    want = Pair().init(jax.random.key(3), video, video)
-    assert sorted("/".join(path) for path, _ in flat_leaves(found)) == sorted(wanted)
-    assert np.array_equal(found["params"]["second"]["kernel"], want["params"]["second"]["kernel"])
-    assert np.array_equal(found["params"]["first"]["bias"], np.zeros(4))
-    assert np.array_equal(found["batch_stats"]["norm"]["var"], np.ones(3))
-    other = conversion.initial_values(Pair(), 5, 4, wanted)
-    assert not np.array_equal(
-        found["params"]["second"]["kernel"], other["params"]["second"]["kernel"]
-    )
+    assert load_trunks(kinetics="", resnet=None, model=small_model) == {}
 
 
 def test_a_trunk_of_the_wrong_kind_is_refused(
@@ -235,15 +211,15 @@ def test_a_trunk_of_the_wrong_kind_is_refused(
 ):
     path = write_flat(tmp_path / "resnet34.pth", resnet)
     with pytest.raises(WeightsError, match="expected Kinetics I3D, found ImageNet ResNet-34"):
-        initialise_from({"params": {}, "batch_stats": {}}, kinetics=path, model=small_model)
+        load_trunks(kinetics=path, model=small_model)
     whole = write_pth(tmp_path / "best.pth", small_state)
     with pytest.raises(WeightsError, match="found FineCausal checkpoint"):
-        load_trunk(whole, model=small_model)
+        load_trunks(resnet=whole, model=small_model)
     del kinetics["mixed_4f.branch_0.conv3d.weight"]
     kinetics["conv3d_1a_7x7.conv3d.weight"] = kinetics["conv3d_1a_7x7.conv3d.weight"][:1]
     path = write_flat(tmp_path / "model_rgb.pth", kinetics)
     with pytest.raises(WeightsError, match="model_rgb.pth: 4 problems") as caught:
-        load_trunk(path, model=small_model)
+        load_trunks(kinetics=path, model=small_model)
     assert "base_model/backbone.mixed_4f.branch_0.conv3d.weight: missing" in str(caught.value)
     assert "segmenter/conv3d_1a_7x7.conv3d.weight: shape: expected" in str(caught.value)
 
@@ -251,7 +227,7 @@ def test_a_trunk_of_the_wrong_kind_is_refused(
 def test_old_trunks_have_no_counts(tmp_path, small_model, kinetics, write_flat):
     # PyTorch saves them since version 0.4.1; model_rgb.pth is older.
     old = {key: value for key, value in kinetics.items() if "num_batches" not in key}
-    part = load_trunk(write_flat(tmp_path / "model_rgb.pth", old), model=small_model)
+    part = load_trunks(kinetics=write_flat(tmp_path / "model_rgb.pth", old), model=small_model)
     assert sorted(part["params"]) == ["base_model", "segmenter"]
     assert sorted(part["params"]["segmenter"]) == ["trunk"]
 
