@@ -47,7 +47,8 @@ def get_config() -> ml_collections.ConfigDict:
     model.dropout = 0.01
     model.base_batch_norm = "running"  # "batch" where the trunk starts from random values
     model.delta_scale = 1.0  # points for one unit of the regressors' output
-    model.dtype = "float32"
+    model.dtype = "float32"  # or "bfloat16": to compute in; parameters and losses stay float32
+    model.remat = "none"  # "blocks": computes the encoders again in the backward pass, for memory
 
     config.train = train = ml_collections.ConfigDict()
     train.epochs = 300
@@ -64,6 +65,9 @@ def get_config() -> ml_collections.ConfigDict:
     train.static_labels_until = 1.0  # share of schedule_epochs; then predicted transitions
     train.kinetics_i3d = ""  # path of a .pth or .safetensors for both trunks
     train.imagenet_resnet34 = ""  # the same for the static encoder
+    # Folder for compiled programs, so that the next start is quick; relative ones lie in --workdir.
+    # Empty: none.
+    train.compilation_cache = "compilation_cache"
     train.log_every = 10  # micro-batches
     train.checkpoint_every = 500  # micro-batches, besides every evaluation
     train.evaluate_every = 4  # epochs, before `evaluate_late_from`; 0: only at the end

@@ -18,8 +18,11 @@ from finecausal_jax.training.schedule import Schedule
 from finecausal_jax.training.state import Optimiser
 from finecausal_jax.training.steps import StepSettings
 
+DTYPES = ("float32", "bfloat16")
 # What may differ when a run is resumed: where things lie, how fast they come and what is shown.
 FREE_ON_RESUME = (
+    "model.remat",  # changes memory and time, no number
+    "train.compilation_cache",
     "data.manual_dir",
     "data.data_dir",
     "data.stored",
@@ -39,6 +42,8 @@ FREE_ON_RESUME = (
 def make_model(config: ml_collections.ConfigDict) -> FineCausal:
     """The network of `config.model`, for videos of `config.data.frames`."""
     arguments = config.model.to_dict()
+    if arguments["dtype"] not in DTYPES:
+        raise ValueError(f"config.model.dtype is {arguments['dtype']!r}, none of {DTYPES}")
     arguments["dtype"] = jnp.dtype(arguments["dtype"])
     arguments["stage_frames"] = tuple(arguments["stage_frames"])
     return FineCausal(frames=config.data.frames, **arguments)

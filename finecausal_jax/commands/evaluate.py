@@ -31,10 +31,12 @@ def run(flags: Any) -> int:
     from finecausal_jax import settings
     from finecausal_jax.evaluation import report
     from finecausal_jax.training import checkpoints, loop, sharding, state
+    from finecausal_jax.training.compilation_cache import use_compilation_cache
 
     if not flags.workdir:
         raise ValueError("evaluate needs --workdir=DIR, the folder of a run")
     config, folder = flags.config, pathlib.Path(flags.workdir)
+    use_compilation_cache(config.train.compilation_cache, folder)
     mesh = sharding.make_mesh()
     model = settings.make_model(config)
     whole = sharding.replicated(mesh)

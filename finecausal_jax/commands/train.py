@@ -18,10 +18,12 @@ def define_flags() -> None:
 
 def run(flags: Any) -> int:
     """Trains; returns the exit code."""
+    from finecausal_jax.training.compilation_cache import use_compilation_cache
     from finecausal_jax.training.loop import train
 
     if not flags.workdir:
         raise ValueError("train needs --workdir=DIR, the folder for checkpoints and metrics")
+    use_compilation_cache(flags.config.train.compilation_cache, flags.workdir)
     state = train(flags.config, flags.workdir)
     print(f"trained to step {int(state.step)}; checkpoints in {flags.workdir}/checkpoints")
     return 0

@@ -27,7 +27,7 @@ class CrossAttention(nn.Module):
             return y.reshape(*x.shape[:-1], self.heads, width // self.heads)
 
         q, k, v = project("q_map", query), project("k_map", memory), project("v_map", memory)
-        logits = jnp.einsum("...qhd,...khd->...hqk", q, k).astype(jnp.float32)
+        logits = jnp.einsum("...qhd,...khd->...hqk", q, k, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(logits * (width // self.heads) ** -0.5, axis=-1)
         mixed = jnp.einsum("...hqk,...khd->...qhd", weights.astype(self.dtype), v)
         return Dense(width, dtype=self.dtype, name="proj")(mixed.reshape(query.shape))

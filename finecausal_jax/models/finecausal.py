@@ -122,7 +122,10 @@ class FineCausal(nn.Module):
         from random values needs.
       delta_scale: points for one unit of the regressors' output; 1 is the reference's. A short
         training from random values gets to the spread of completeness sooner with that spread.
-      dtype: compute dtype. Parameters, statistics, softmax and outputs are float32.
+      dtype: compute dtype, float32 or bfloat16. Parameters, statistics, softmax, regression and
+        outputs are float32.
+      remat: "blocks" keeps only the inputs of the encoders' blocks for the backward pass, which
+        computes them again: less memory for about a third more work. "none" keeps everything.
     """
 
     frames: int = 96
@@ -143,14 +146,19 @@ class FineCausal(nn.Module):
     base_batch_norm: str = "running"
     delta_scale: float = 1.0
     dtype: Any = jnp.float32
+    remat: str = "none"
 
     def setup(self) -> None:
         self._check()
         dtype = self.dtype
-        self.base_model = I3D(self.width, dtype)
-        self.segmenter = Segmenter(self.width, dtype)
+        self.base_model = I3D(self.width, dtype, self.remat)
+        self.segmenter = Segmenter(self.width, dtype, self.remat)
         self.video_encoder = StaticEncoder(
-            tuple(self.stage_frames), self.stage_margin, self.frame_width, dtype=dtype
+            tuple(self.stage_frames),
+            self.stage_margin,
+            self.frame_width,
+            dtype=dtype,
+            remat=self.remat,
         )
         if self.graph_intervention:
             self.causal_intervention = BatchedIntervention(dropout=self.graph_dropout, dtype=dtype)
@@ -348,7 +356,7 @@ class FineCausal(nn.Module):
         return jnp.stack(stages, axis=1).astype(jnp.float32)
 
     def _stage_delta(self, regressor: MLP, decoded: Float[Array, "v s k d"]) -> Float[Array, "v s"]:
-        by_token = regressor(decoded)[..., 0].astype(jnp.float32)  # [v, s, k]
+        by_token = regressor(decoded)[..., 0]  # [v, s, k]
         return self.delta_scale * jnp.mean(by_token, axis=-1)
 
     def _check(self) -> None:
@@ -378,6 +386,8 @@ class FineCausal(nn.Module):
         for name, value, known in (
             ("graph_scope", self.graph_scope, ("pair", "batch")),
             ("base_batch_norm", self.base_batch_norm, ("running", "batch")),
+            ("remat", self.remat, ("none", "elementwise", "blocks")),
+            ("dtype", jnp.dtype(self.dtype).name, ("float32", "bfloat16")),
         ):
             if value not in known:
                 raise ValueError(f"FineCausal: {name}={value!r} is none of {known}")

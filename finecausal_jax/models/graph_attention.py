@@ -83,10 +83,12 @@ class GATv2(nn.Module):
 
         sent = source[graph.senders]  # [e, head, d]
         hidden = jax.nn.leaky_relu(sent + target[graph.receivers], 0.2)
-        logits = jnp.einsum("ehd,hd->eh", hidden, att).astype(jnp.float32)
+        logits = jnp.einsum("ehd,hd->eh", hidden, att, preferred_element_type=jnp.float32)
         weights = jraph.segment_softmax(logits, graph.receivers, num_segments=n)
-        dropped = nn.Dropout(self.dropout, deterministic=not train)(weights).astype(self.dtype)
-        mixed = jraph.segment_sum(sent * dropped[..., None], graph.receivers, num_segments=n)
+        dropped = nn.Dropout(self.dropout, deterministic=not train)(weights)
+        # In float32: a segment sum adds one edge at a time and would round as often.
+        messages = sent.astype(jnp.float32) * dropped[..., None]
+        mixed = jraph.segment_sum(messages, graph.receivers, num_segments=n).astype(self.dtype)
         matrix = jnp.zeros((self.heads, n, n), jnp.float32)
         matrix = matrix.at[:, graph.receivers, graph.senders].set(weights.T)
         return graph._replace(nodes=add_bias(mixed.reshape(n, width), bias)), matrix

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from finecausal_jax.models.convolution import max_pool
-from finecausal_jax.models.layers import BatchNorm, Conv, conv_norm
+from finecausal_jax.models.layers import BatchNorm, Conv, conv_norm, run_block
 
 # Channels of each mixed block's units: b0, b1a, b1b, b2a, b2b, b3.
 MIXED_CHANNELS = {
@@ -86,10 +86,12 @@ class I3D(nn.Module):
     Attributes:
       width: multiplies every channel count; 1 is the published network.
       dtype: compute dtype.
+      remat: "blocks" recomputes each unit and Inception block in the backward pass.
     """
 
     width: float = 1.0
     dtype: Any = jnp.float32
+    remat: str = "none"
 
     @nn.compact
     def __call__(
@@ -109,11 +111,12 @@ class I3D(nn.Module):
         def unit(name: str, features: int, size: int, step: int, y: Array) -> Array:
             window, stride = (size,) * 3, (step,) * 3
             layer = ConvUnit(scaled(features, self.width), window, stride, self.dtype, name=name)
-            return layer(y, train=train)
+            return run_block(layer, y, remat=self.remat, train=train)
 
         def mixed(name: str, y: Array) -> Array:
             b0, b1a, b1b, b2a, b2b, b3 = (scaled(c, self.width) for c in MIXED_CHANNELS[name])
-            return Mixed((b0, b1a, b1b, b2a, b2b, b3), self.dtype, name=name)(y, train=train)
+            block = Mixed((b0, b1a, b1b, b2a, b2b, b3), self.dtype, name=name)
+            return run_block(block, y, remat=self.remat, train=train)
 
         side = {}
         x = clips  # [n, 16, 112, 112, 3]

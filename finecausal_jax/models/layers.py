@@ -6,11 +6,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from finecausal_jax.models.convolution import convolve
 from finecausal_jax.models.initial_values import Initializer, uniform_fan_in
 
+CONVOLUTION = "convolution"  # what rematerialisation calls a convolution's output
 NORM_EPSILON = 1e-5  # PyTorch's default for BatchNorm and LayerNorm
 
 
@@ -52,6 +54,7 @@ class Conv(nn.Module):
         stride = self.stride or (1,) * dims
         padding = self.padding or ((0, 0),) * dims
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), stride, padding)
+        y = checkpoint_name(y, CONVOLUTION)
         if self.use_bias:
             y = add_bias(y, self.param("bias", default, (self.features,)))
         return y
@@ -156,6 +159,25 @@ def conv_norm(
     return add_bias(conv(x, factor), shift)
 
 
+def run_block(block: nn.Module, x: Array, *, remat: str, **mode: Any) -> Array:
+    """Calls a block, `block(x, **mode)`.
+
+    Args:
+      block: a module that belongs to the caller.
+      x: its input.
+      remat: "blocks" keeps only `x` for the backward pass, which computes the block again; "none"
+        keeps what the backward pass needs. Values, gradients and names are the same.
+      **mode: static keyword arguments of the block.
+    """
+    # Initial values are drawn outside, where `init_variables` can pick them from the forward pass.
+    if remat == "none" or block.is_initializing():
+        return block(x, **mode)
+    policy = None
+    if remat == "elementwise":
+        policy = jax.checkpoint_policies.save_only_these_names(CONVOLUTION)
+    return nn.remat(lambda block, x: block(x, **mode), policy=policy)(block, x)
+
+
 class DoubleConv(nn.Module):
     """Twice a 1-D convolution of size 3, BatchNorm and ReLU: [n, l, i] to [n, l, features]."""
 
@@ -181,18 +203,21 @@ class DoubleConv(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between them, named `layer1`, `layer2`, ... as in the reference."""
+    """Linear layers with ReLU between them, named `layer1`, `layer2`, ... as in the reference.
+
+    The last one is float32 whatever the compute dtype: bfloat16 has 8 bits, so that neighbouring
+    frames would tie for the transition, and points would be rounded to a tenth.
+    """
 
     widths: Sequence[int]
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*lead i"]) -> Float[Array, "*lead o"]:
-        for index, width in enumerate(self.widths, start=1):
-            x = Dense(width, dtype=self.dtype, name=f"layer{index}")(x)
-            if index < len(self.widths):
-                x = nn.relu(x)
-        return x
+        *hidden, last = self.widths
+        for index, width in enumerate(hidden, start=1):
+            x = nn.relu(Dense(width, dtype=self.dtype, name=f"layer{index}")(x))
+        return Dense(last, name=f"layer{len(self.widths)}")(x)
 
 
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:

@@ -33,6 +33,7 @@ class Segmenter(nn.Module):
 
     width: float = 1.0
     dtype: Any = jnp.float32
+    remat: str = "none"  # as in I3D
 
     @nn.compact
     def __call__(
@@ -48,7 +49,7 @@ class Segmenter(nn.Module):
           mask_feature [n, 1024], and five maps of logits [n, 16, 112, 112]: one a side output,
           fine to coarse, then the fused one. Under jit a map that nothing reads costs nothing.
         """
-        feature, side = I3D(self.width, self.dtype, name="trunk")(clips, train=train)
+        feature, side = I3D(self.width, self.dtype, self.remat, name="trunk")(clips, train=train)
         fuse_init = (1, 1, 1, len(SIDE_STRIDES) * SIDE_CHANNELS, 1)
         fuse = Fuse(fuse_init, name="fuse")
         fuse_kernel, fuse_bias = fuse()

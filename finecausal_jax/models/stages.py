@@ -37,7 +37,7 @@ class TransitionHead(nn.Module):
             x = DoubleConv(features, self.dtype, name=name)(x, train=train, runs=runs)
         x = x.swapaxes(1, 2)  # [v, 96, 64]
         logits = MLP((128, 64, 2), dtype=self.dtype, name="tas")(x)
-        return nn.sigmoid(logits.astype(jnp.float32))
+        return nn.sigmoid(logits)
 
 
 def predict_transitions(probability: Float[Array, "v t 2"]) -> Int[Array, "v 2"]:

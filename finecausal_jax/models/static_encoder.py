@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 from finecausal_jax.models.convolution import max_pool
 from finecausal_jax.models.i3d import scaled
 from finecausal_jax.models.initial_values import he_normal_fan_out
-from finecausal_jax.models.layers import BatchNorm, Conv, DoubleConv, conv_norm
+from finecausal_jax.models.layers import BatchNorm, Conv, DoubleConv, conv_norm, run_block
 from finecausal_jax.models.stages import pool_frames
 
 BLOCKS = (3, 4, 6, 3)  # ResNet-34: basic blocks in each of its four layers
@@ -54,6 +54,7 @@ class ResNet34(nn.Module):
 
     width: float = 1.0
     dtype: Any = jnp.float32
+    remat: str = "none"  # "blocks" recomputes each basic block in the backward pass
 
     @nn.compact
     def __call__(
@@ -75,9 +76,11 @@ class ResNet34(nn.Module):
         for layer, (blocks, features) in enumerate(zip(BLOCKS, WIDTHS, strict=True), start=1):
             for block in range(blocks):
                 step = 2 if block == 0 and layer > 1 else 1
-                x = BasicBlock(
+                basic = BasicBlock(
                     scaled(features, self.width), step, self.dtype, name=f"layer{layer}_{block}"
-                )(x, train=train, runs=runs)  # at last [n, 4, 4, 512]
+                )
+                x = run_block(basic, x, remat=self.remat, train=train, runs=runs)
+        # [n, 4, 4, 512]
         return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
 
 
@@ -90,6 +93,7 @@ class StaticEncoder(nn.Module):
       width: multiplies the channels of ResNet-34.
       tokens: tokens a stage in the output.
       dtype: compute dtype.
+      remat: as in ResNet34.
     """
 
     stage_frames: tuple[int, int, int] = (36, 60, 48)
@@ -97,9 +101,10 @@ class StaticEncoder(nn.Module):
     width: float = 1.0
     tokens: int = 4
     dtype: Any = jnp.float32
+    remat: str = "none"
 
     def setup(self) -> None:
-        self.backbone = ResNet34(self.width, self.dtype)
+        self.backbone = ResNet34(self.width, self.dtype, self.remat)
         # As named in released checkpoints: inc{stage}, then down{stage}{1, 2, 3}. Halved twice
         # from 48 before the tokens: 24, 12, 4.
         widths = (12 * self.tokens, 6 * self.tokens, 3 * self.tokens, self.tokens)

@@ -29,7 +29,8 @@ class CausalSelfAttention(nn.Module):
             return Dense(x.shape[-1], dtype=self.dtype, name=f"{name}_projection")(y)
 
         query, key, value = (project(name, x) for name in ("query", "key", "value"))
-        logits = jnp.einsum("vqd,vkd->vqk", query, key).astype(jnp.float32) * x.shape[-1] ** -0.5
+        logits = jnp.einsum("vqd,vkd->vqk", query, key, preferred_element_type=jnp.float32)
+        logits = logits * x.shape[-1] ** -0.5
         stages = x.shape[1]
         allowed = jnp.tril(jnp.ones((1, stages, stages), bool))
         weights = jax.nn.softmax(jnp.where(allowed, logits, -jnp.inf), axis=-1)

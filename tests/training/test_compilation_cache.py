@@ -1,0 +1,54 @@
+"""The persistent compilation cache, each case in a process of its own: JAX settles it at once."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from finecausal_jax.training.compilation_cache import use_compilation_cache
+
+PROGRAM = """
+import sys, jax, jax.numpy as jnp
+from jax._src import monitoring
+hits = []
+monitoring.register_event_listener(lambda name, **_: hits.append(name))
+from finecausal_jax.training.compilation_cache import use_compilation_cache
+use_compilation_cache(sys.argv[1], sys.argv[2])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+print(float(jax.jit(lambda x: jnp.sin(x) + 1)(0.0)))
+print(hits.count("/jax/compilation_cache/cache_hits"))
+"""
+
+
+def run(folder, workdir, **environment):
+    command = [sys.executable, "-c", PROGRAM, folder, str(workdir)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    value, hits = result.stdout.split()
+    assert float(value) == 1
+    return int(hits)
+
+
+def test_the_second_process_finds_the_first_ones_programs(tmp_path):
+    assert run("cache", tmp_path) == 0
+    assert list((tmp_path / "cache").iterdir())
+    assert run("cache", tmp_path) > 0
+
+
+def test_empty_keeps_nothing(tmp_path):
+    run("", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_given_to_jax_is_left_as_it_is(tmp_path):
+    run("cache", tmp_path, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "own"))
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
+
+
+def test_a_file_in_its_place_is_named(tmp_path):
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(ValueError, match="train.compilation_cache.*cache is a file"):
+        use_compilation_cache("cache", tmp_path)
+    assert jax.config.jax_compilation_cache_dir is None
