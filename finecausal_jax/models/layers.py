@@ -6,13 +6,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from finecausal_jax.models.convolution import convolve
 from finecausal_jax.models.initial_values import Initializer, uniform_fan_in
 
-CONVOLUTION = "convolution"  # what rematerialisation calls a convolution's output
 NORM_EPSILON = 1e-5  # PyTorch's default for BatchNorm and LayerNorm
 
 
@@ -54,7 +52,6 @@ class Conv(nn.Module):
         stride = self.stride or (1,) * dims
         padding = self.padding or ((0, 0),) * dims
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), stride, padding)
-        y = checkpoint_name(y, CONVOLUTION)
         if self.use_bias:
             y = add_bias(y, self.param("bias", default, (self.features,)))
         return y
@@ -172,10 +169,7 @@ def run_block(block: nn.Module, x: Array, *, remat: str, **mode: Any) -> Array:
     # Initial values are drawn outside, where `init_variables` can pick them from the forward pass.
     if remat == "none" or block.is_initializing():
         return block(x, **mode)
-    policy = None
-    if remat == "elementwise":
-        policy = jax.checkpoint_policies.save_only_these_names(CONVOLUTION)
-    return nn.remat(lambda block, x: block(x, **mode), policy=policy)(block, x)
+    return nn.remat(lambda block, x: block(x, **mode))(block, x)
 
 
 class DoubleConv(nn.Module):
