@@ -24,8 +24,11 @@ _TITLES = {
     "compare": "compare a query",
     "test_protocol": "query of the protocol",
     "new_dive": "new dive, stored bank",
-    "pairs_a_second": "pairs a second",
+    "pairs_a_second_release": "pairs a second, release",
+    "pairs_a_second_resized": "pairs a second, resized",
 }
+
+_CORES_NOTE = "Pairs a second: of one thread, and so of each core"
 
 
 def print_tables(whole: Mapping[str, Any], console: Console | None = None) -> None:
@@ -70,6 +73,9 @@ def print_tables(whole: Mapping[str, Any], console: Console | None = None) -> No
             f"{sizes['train_dives']} encodings, each video once, and one comparison with "
             f"{whole['config']['evaluate']['exemplars']} exemplars"
         )
+    if "pipeline" in whole["sections"]:
+        workers = whole["config"]["data"]["workers"]
+        notes.append(f"Pairs a second: of {workers} worker processes" if workers else _CORES_NOTE)
     notes.append(
         f"{whole['machine']['processor']}, {whole['threads']} cores, device {whole['device']}, "
         f"batches of {sizes['batch_size']}, {whole['config']['model']['dtype']}; compile: the "

@@ -130,7 +130,10 @@ def quantities(found: Mapping[str, Any], section: str, worker: str) -> dict[str,
         return {}
     seconds = entry["seconds"]
     if section == "pipeline":
-        return {"pairs_a_second": [entry["pairs_a_run"] / s for s in seconds["pipeline"]]}
+        return {
+            f"pairs_a_second_{stored}": [entry["pairs_a_run"] / s for s in runs]
+            for stored, runs in seconds.items()
+        }
     values = {name: list(runs) for name, runs in seconds.items() if runs}
     if "encode_batch" in values and "compare" in values:
         dives = config["benchmark"]["test_dives"]

@@ -11,12 +11,14 @@ import json
 import math
 import pathlib
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 import numpy as np
 
 from finecausal_jax import settings
+from finecausal_jax.data.dives import STORED, dataset_folder
 from finecausal_jax.interop.expected import expected_tensors
 from finecausal_jax.interop.pytorch import State
 
@@ -82,6 +84,18 @@ class Task:
         """
         with np.load(pathlib.Path(self.folder) / INPUTS) as arrays:
             return dict(arrays)
+
+
+def built_data_sets(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The builder configs whose pipeline can be timed: those that are built.
+
+    Args:
+      config: as nested dicts. With `data.workers`, whose start would count where data sets take
+        turns, only `data.stored` is timed.
+    """
+    data = config["data"]
+    names = (data["stored"],) if data["workers"] else STORED
+    return tuple(name for name in names if dataset_folder(data["data_dir"], name).is_dir())
 
 
 def write_weights(config: ml_collections.ConfigDict, folder: pathlib.Path) -> None:

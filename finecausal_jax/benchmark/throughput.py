@@ -19,7 +19,13 @@ import ml_collections
 
 from finecausal_jax import settings
 from finecausal_jax.benchmark import results
-from finecausal_jax.benchmark.task import SECTIONS, Task, write_inputs, write_weights
+from finecausal_jax.benchmark.task import (
+    SECTIONS,
+    Task,
+    built_data_sets,
+    write_inputs,
+    write_weights,
+)
 from finecausal_jax.benchmark.workers import Worker, WorkerError
 
 TORCH_SETTINGS = ("reference", "channels_last", "compiled")  # `torch_baseline.SETTINGS`
@@ -37,12 +43,11 @@ COMMANDS = {
     },
 }
 
-# Operations of a section by worker: XLA's parts, PyTorch's one.
+# Operations of a section by worker: XLA's parts, PyTorch's one. The pipeline's: see `_operations`.
 _OPERATIONS = {
     "forward": (("forward",), ("forward",)),
     "train": (("train",), ("train",)),
     "evaluation": (("encode_batch", "compare", "new_dive"), ("score_dive",)),
-    "pipeline": (("pipeline",), ()),
 }
 
 
@@ -146,9 +151,9 @@ def run(
         for section in sections:
             result: dict[str, Any] = {"workers": {}, "failures": {}}
             found["sections"][section] = result
-            if section == "pipeline" and not pathlib.Path(config.data.data_dir).exists():
+            if section == "pipeline" and not built_data_sets(found["config"]):
                 result["skipped"] = (
-                    f"config.data.data_dir {config.data.data_dir} does not exist: launch.py build "
+                    f"config.data.data_dir {config.data.data_dir} has no data set: launch.py build "
                     "makes it"
                 )
                 report(f"pipeline skipped: {result['skipped']}")
@@ -207,10 +212,9 @@ def _run_section(
             if prepared is None:
                 continue
             checks[name] = prepared.pop("checks", {})
-            operations = _OPERATIONS[base.section][0 if name == XLA else 1]
             result["workers"][name] = {
                 **prepared,
-                "seconds": {operation: [] for operation in operations},
+                "seconds": {operation: [] for operation in _operations(base, name)},
             }
         result["disagreement"] = results.check_agreement(
             base.section, checks, base.config["model"]["dtype"]
@@ -230,6 +234,12 @@ def _run_section(
     finally:
         for worker in workers.values():
             worker.close()
+
+
+def _operations(task: Task, worker: str) -> tuple[str, ...]:
+    if task.section == "pipeline":
+        return built_data_sets(task.config) if worker == XLA else ()
+    return _OPERATIONS[task.section][0 if worker == XLA else 1]
 
 
 def _environment(device: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ python -m finecausal_jax.benchmark.xla_worker
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,9 +18,9 @@ import numpy as np
 
 from finecausal_jax import settings
 from finecausal_jax.benchmark.serve import serve
-from finecausal_jax.benchmark.task import Task
+from finecausal_jax.benchmark.task import Task, built_data_sets
 from finecausal_jax.data import pipeline
-from finecausal_jax.data.dives import DiveSource
+from finecausal_jax.data.batches import Batches
 from finecausal_jax.data.preprocessing import scale_mask
 from finecausal_jax.evaluation.metrics import mask_counts
 from finecausal_jax.interop.pytorch import from_pytorch
@@ -190,24 +191,38 @@ class Evaluation(_XlaJob):
 
 
 class Pipeline(_XlaJob):
-    """Reading, decoding and cutting of pairs for training, from the built data set."""
+    """Reading, decoding and cutting of pairs for training, from the built data sets.
+
+    Without worker processes, one thread reads each builder config that is built, in turn. With
+    them, whose start would count otherwise, only the one of `config.data.stored` is read.
+    """
 
     def prepare(self) -> dict[str, Any]:
-        batches = pipeline.training_batches(
-            DiveSource(self.config.data.data_dir, "train"),
-            settings.make_preprocessing(self.config),
-            batch_size=self.task.batch_size,
-            seed=self.config.seed,
-            workers=self.config.data.workers,
-        )
-
-        def run() -> None:
-            for _ in range(_PIPELINE_BATCHES):
-                next(batches)
-
-        self._first("pipeline", run)
+        data = self.config.data
+        for stored in built_data_sets(self.task.config):
+            data.stored = stored
+            batches = pipeline.training_batches(
+                settings.open_dives(self.config, "train"),
+                settings.make_preprocessing(self.config),
+                batch_size=self.task.batch_size,
+                seed=self.config.seed,
+                workers=data.workers,
+            )
+            # Nothing is loaded ahead where two sets take turns: it would count for the other.
+            load = functools.partial(next, batches) if data.workers else _loader(batches)
+            self._first(stored, functools.partial(_repeat, load))
         self._report["pairs_a_run"] = _PIPELINE_BATCHES * self.task.batch_size
         return self._report
+
+
+def _loader(batches: Batches) -> Callable[[], Any]:
+    numbers = itertools.count()
+    return lambda: batches.load(next(numbers))
+
+
+def _repeat(load: Callable[[], Any]) -> None:
+    for _ in range(_PIPELINE_BATCHES):
+        load()
 
 
 def _forward(model: Any, variables: Any, query: jax.Array, exemplar: jax.Array) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 Sections: forward (a batch of pairs), train (a step), evaluation (a query against its exemplars: in
 PyTorch every pair from frames, here each video encoded once), pipeline (pairs a second from the
-built data set). Weights and videos are random and the same for all; workers that disagree on the
-result are refused. Writes benchmark.json, after every round, and benchmark.png into --workdir.
+built data sets: of one thread with --config.data.workers=0, each builder config in turn, else of
+all workers together). Weights and videos are random and the same for all; workers that disagree on
+the result are refused. Writes benchmark.json, after every round, and benchmark.png into --workdir.
 
     python launch.py benchmark --config=configs/finediving_hm.py --rounds=5
     python launch.py benchmark --config=configs/demo.py --settings= --sections=forward
+    python launch.py benchmark --config=configs/demo.py --sections=pipeline --config.data.workers=0
 
 The exit code is 1 where a worker failed; what the others measured is kept.
 """

@@ -58,6 +58,17 @@ class Batches(grain.DatasetIterator):
         self._next_batch += 1
         return batch
 
+    def load(self, number: int) -> dict[str, Any]:
+        """Loads one batch here and now, in this thread; the iterator stays where it is.
+
+        Args:
+          number: of the batch, 0 being the first of all.
+
+        Raises:
+          ValueError: a dive cannot be used; the text names it.
+        """
+        return self._all[number]
+
     def get_state(self) -> dict[str, int]:
         """Returns the place behind the last batch handed out, in plain integers."""
         return {"next_batch": self._next_batch, **self._identity}

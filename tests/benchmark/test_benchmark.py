@@ -12,7 +12,17 @@ from rich.console import Console
 
 from configs import demo, finediving_hm
 from finecausal_jax.benchmark import report, results, throughput, workers
-from finecausal_jax.benchmark.task import INPUTS, WEIGHTS, Task, write_inputs, write_weights
+from finecausal_jax.benchmark.task import (
+    INPUTS,
+    WEIGHTS,
+    Task,
+    built_data_sets,
+    write_inputs,
+    write_weights,
+)
+from finecausal_jax.data.resizing import Resize
+from tfds_finecausal.building import build_dataset
+from tfds_finecausal.rendered import render_release
 
 FAKE = pathlib.Path(__file__).with_name("fake_worker.py")
 REFERENCE, FAST = "PyTorch reference", "PyTorch channels_last"
@@ -185,6 +195,37 @@ def test_a_silent_worker_is_given_up(tmp_path):
 def test_a_missing_data_set_skips_the_pipeline(bench):
     whole = bench({"XLA": (1,)}, sections=("pipeline",))
     assert "launch.py build makes it" in whole["sections"]["pipeline"]["skipped"]
+
+
+def test_the_pipeline_is_timed_on_every_built_data_set(config, tmp_path):
+    sizes = {"frames": (20, 21), "width": 48, "height": 32, "workers": 0, "progress": False}
+    release = render_release(tmp_path / "made", train_dives=3, test_dives=1, **sizes)
+    config.data.update(data_dir=str(tmp_path / "data"), frame_size=8, workers=0)
+    config.data.update(frames=6, resize_width=10, resize_height=12)
+    assert built_data_sets(config.to_dict()) == ()
+    build_dataset(release, config.data.data_dir)
+    assert built_data_sets(config.to_dict()) == ("release",)
+    build_dataset(release, config.data.data_dir, resize=Resize(10, 12))
+
+    options = {"rounds": 2, "device": "cpu", "save": lambda _: None, "report": lambda _: None}
+    found = throughput.run(config, ("pipeline",), (), **options)
+    assert found["sections"]["pipeline"]["failures"] == {}
+    entry = found["sections"]["pipeline"]["workers"]["XLA"]
+    assert entry["pairs_a_run"] == 8
+    assert {name: len(runs) for name, runs in entry["seconds"].items()} == {
+        "release": 2,
+        "resized": 2,
+    }
+    whole = results.summarize(found)
+    rate = whole["sections"]["pipeline"]["summary"]["XLA"]["pairs_a_second_resized"]
+    assert rate["max"] == pytest.approx(8 / min(entry["seconds"]["resized"]))
+    text = io.StringIO()
+    report.print_tables(whole, Console(file=text, width=120))
+    assert "pairs a second, resized" in text.getvalue() and "of each core" in text.getvalue()
+
+    # Worker processes load ahead while another set is timed: then one set alone is.
+    config.data.workers = 1
+    assert built_data_sets(config.to_dict()) == ("release",)
 
 
 def test_tables_json_and_plot(bench, tmp_path):

@@ -161,6 +161,13 @@ def test_a_saved_iterator_continues_exactly(source, tmp_path):
     )
 
 
+def test_a_batch_can_be_loaded_out_of_turn(source):
+    iterator = training(source, batch_size=3)
+    expected = take(training(source, batch_size=3), 4)
+    assert_same([iterator.load(number) for number in (3, 0)], [expected[3], expected[0]])
+    assert iterator.get_state()["next_batch"] == 0
+
+
 def test_states_of_other_runs_are_refused(source):
     state = training(source, batch_size=3).get_state()
     with pytest.raises(ValueError, match="saved with batch_size 3, this one has 2"):
