@@ -1,0 +1,78 @@
+"""Compile the training step and the scorer for hardware that is not there.
+
+Prints per device: memory by the compiler's own analysis, FLOPs, bytes moved, what devices send each
+other, and the least time a run can take (roofline); writes them as JSON into --workdir. Without
+--batch_size it looks for the largest batch that fits. TPUs need `pip install -e '.[tpu]'`, GPUs
+'.[cuda12]'; neither needs the hardware. Full size takes minutes a compilation.
+
+    python launch.py compile --config=configs/finediving_hm.py --topology=v5e:2x4
+    python launch.py compile --config=configs/finediving_hm.py --topology=h100:8 --batch_size=32
+    python launch.py compile --config=configs/demo.py --topology=v5e:1x1 --programs=score
+
+A GPU's figures leave out what cuDNN takes for itself, which only the GPU can tell. The exit code is
+1 where a batch given by --batch_size, or a single pair a device, does not fit.
+"""
+
+import pathlib
+from typing import Any
+
+NEEDS_CONFIG = True
+
+
+def define_flags() -> None:
+    """Defines --topology, --programs, --batch_size and --compiles."""
+    from absl import flags
+
+    flags.DEFINE_string("topology", None, "Chips and how they are joined: v5e:2x4, h100:8, ...")
+    flags.mark_flag_as_required("topology")
+    flags.DEFINE_list("programs", ["train", "score"], "What to compile.")
+    flags.DEFINE_integer(
+        "batch_size", 0, "Pairs over all devices; 0 looks for the largest number that fits."
+    )
+    flags.DEFINE_integer("compiles", 8, "Most compilations a program in that search.")
+
+
+def run(flags: Any) -> int:
+    """Compiles and reports; returns the exit code."""
+    from finecausal_jax.compilation import hardware
+
+    hardware.prepare_environment()
+    from finecausal_jax.compilation import estimate, programs, report
+
+    unknown = set(flags.programs) - set(programs.PROGRAMS)
+    if unknown or not flags.programs:
+        raise ValueError(
+            f"--programs={','.join(flags.programs)}: expected some of {programs.PROGRAMS}"
+        )
+    if flags.batch_size < 0 or flags.compiles < 1:
+        raise ValueError("--batch_size must be at least 0 and --compiles at least 1")
+    topology = hardware.parse_topology(flags.topology)
+    mesh = hardware.make_mesh(topology)
+    path = pathlib.Path(flags.workdir or "runs/compile") / f"{topology.name.replace(':', '_')}.json"
+    done: list[estimate.Estimate] = []
+    fits = True
+    for program in flags.programs:
+
+        def compile_for(batch_size: int, program: str = program) -> estimate.Estimate:
+            result = estimate.estimate(program, flags.config, topology, mesh, batch_size)
+            done.append(result)
+            # At once: the next compilation may take long, or all of this machine's memory.
+            report.write_json(done, topology, flags.config.to_dict(), path)
+            return result
+
+        print(f"{program}: tracing and compiling for {topology.name}", flush=True)
+        if flags.batch_size:
+            found = [compile_for(flags.batch_size)]
+        else:
+            found = estimate.largest_batch(
+                compile_for, topology.devices, lambda line: print(line, flush=True), flags.compiles
+            )
+        fits = fits and any(one.fits for one in found)
+    report.print_estimates(done, topology)
+    print(f"wrote {path}")
+    if not fits:
+        print(
+            "does not fit: use fewer pairs or more devices, --config.model.dtype=bfloat16 or "
+            "--config.model.remat=blocks"
+        )
+    return 0 if fits else 1

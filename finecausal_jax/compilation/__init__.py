@@ -1,0 +1,1 @@
+"""Compiles the network for hardware that is not there: what fits, what moves, how long at least."""

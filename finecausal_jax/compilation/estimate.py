@@ -1,0 +1,211 @@
+"""Compiles a program for a topology and reads off what it takes."""
+
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_collections
+
+from finecausal_jax.compilation import hlo, programs
+from finecausal_jax.compilation.hardware import GIB, Topology
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What one device does for one run of a program; bytes, FLOPs and seconds.
+
+    Attributes:
+      program, topology, dtype, remat: what was compiled, for what.
+      batch_size: pairs over all devices.
+      fits: whether it fits the memory that a program may take.
+      memory: "arguments", "outputs" (without those that take an argument's place), "temporaries",
+        "code", "total"; of a program that the compiler refused, at most "total".
+      limit: memory that a program may take.
+      flops: by XLA's count; None where refused.
+      bytes_accessed: from and to memory; by XLA's count on a TPU, on a GPU operands and results of
+        every kernel.
+      collectives: what devices send each other.
+      roofline: the least seconds that "compute", "memory" and "links" take, each alone, and
+        "total", the largest: a run takes longer.
+      compile_seconds: lowering included.
+    """
+
+    program: str
+    topology: str
+    dtype: str
+    remat: str
+    batch_size: int
+    fits: bool
+    memory: dict[str, int]
+    limit: int
+    flops: float | None
+    bytes_accessed: float | None
+    collectives: tuple[hlo.Collective, ...]
+    roofline: dict[str, float]
+    compile_seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists, dicts and numbers."""
+        plain = dataclasses.asdict(self)
+        return {**plain, "collectives": [part._asdict() for part in self.collectives]}
+
+
+def estimate(
+    program: str,
+    config: ml_collections.ConfigDict,
+    topology: Topology,
+    mesh: jax.sharding.Mesh,
+    batch_size: int,
+) -> Estimate:
+    """Compiles a program for a topology.
+
+    Args:
+      program: one of `programs.PROGRAMS`.
+      config: sizes, dtype, rematerialisation.
+      topology, mesh: from `hardware`.
+      batch_size: pairs over all devices.
+
+    Returns:
+      The estimate; one that says `fits=False` where the compiler runs out of the chip's memory.
+    """
+    chip, dtype = topology.chip, config.model.dtype
+    start = time.perf_counter()
+    lowered = programs.lower(program, config, mesh, batch_size)
+    memory: dict[str, int] = {}
+    flops = moved = None
+    links: tuple[hlo.Collective, ...] = ()
+    refused = False
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        refused, memory = True, used_memory(str(error))
+    else:
+        memory = _memory(compiled.memory_analysis())
+        text = compiled.as_text()
+        links = tuple(hlo.collectives(text))
+        if chip.platform == "tpu":
+            costs = compiled.cost_analysis()
+            flops, moved = costs["flops"], costs["bytes accessed"]
+        else:
+            # XLA counts nothing there: FLOPs are those asked for, before they become cuDNN's.
+            flops, moved = hlo.lowered_flops(lowered) / topology.devices, hlo.bytes_accessed(text)
+    limit = int(chip.usable * chip.memory)
+    return Estimate(
+        program=program,
+        topology=topology.name,
+        dtype=dtype,
+        remat=config.model.remat,
+        batch_size=batch_size,
+        fits=not refused and memory["total"] <= limit,
+        memory=memory,
+        limit=limit,
+        flops=flops,
+        bytes_accessed=moved,
+        collectives=links,
+        roofline=roofline(topology, dtype, flops, moved, links),
+        compile_seconds=time.perf_counter() - start,
+    )
+
+
+def roofline(
+    topology: Topology,
+    dtype: str,
+    flops: float | None,
+    bytes_accessed: float | None,
+    collectives: tuple[hlo.Collective, ...],
+) -> dict[str, float]:
+    """The least time a device needs, in seconds, by what limits it; empty without counts.
+
+    Williams, Waterman and Patterson, Roofline (CACM 2009), with the links between devices as a
+    third roof: a ring sends (n - 1) / n of a result, an all-reduce twice that.
+    """
+    if flops is None or bytes_accessed is None:
+        return {}
+    chip, n = topology.chip, topology.devices
+    sent = sum(
+        part.bytes * (2 if part.kind == "all-reduce" else 1) * (n - 1) / n for part in collectives
+    )
+    times = {
+        "compute": flops / chip.flops[dtype],
+        "memory": bytes_accessed / chip.bandwidth,
+        "links": sent / chip.link,
+    }
+    return {**times, "total": max(times.values())}
+
+
+def used_memory(message: str) -> dict[str, int]:
+    """What a compiler that ran out of memory says it would have taken."""
+    match = re.search(r"[Uu]sed ([\d.]+)([KMGT]?) of", message)
+    if not match:
+        return {}
+    unit = 1024 ** " KMGT".index(match[2] or " ")
+    return {"total": int(float(match[1]) * unit)}
+
+
+def largest_batch(
+    compile_for: Callable[[int], Estimate],
+    devices: int,
+    report: Callable[[str], None],
+    most: int = 8,
+) -> list[Estimate]:
+    """Looks for the largest number of pairs a device that fits.
+
+    Doubles from one pair a device, or leaps where the memory so far says that more will fit, then
+    halves the gap until it is an eighth of the answer.
+
+    Args:
+      compile_for: pairs over all devices to their estimate.
+      devices: how many share them.
+      report: takes a line of progress.
+      most: compilations; each takes minutes at full size.
+
+    Returns:
+      Every estimate made, in order. The largest that fits is the answer, if any does.
+    """
+    done: list[Estimate] = []
+    fits, too_large, each = 0, None, 1
+    while len(done) < most:
+        report(f"compiling {each} pairs a device ({len(done) + 1} of at most {most})")
+        result = compile_for(each * devices)
+        done.append(result)
+        total = result.memory.get("total")
+        size = "" if total is None else f": {total / GIB:.2f} of {result.limit / GIB:.2f} GiB"
+        verdict = "fits" if result.fits else "does not fit"
+        report(f"  {verdict}{size}, {result.compile_seconds:.0f} s to compile")
+        if result.fits:
+            fits = each
+        else:
+            too_large = each
+        if too_large is None:
+            each = max(2 * fits, _power_of_two(_predict(result, each)))
+        elif too_large - fits <= max(1, fits // 8):
+            break
+        else:
+            each = (fits + too_large) // 2
+    return done
+
+
+def _predict(result: Estimate, each: int) -> int:
+    """Pairs a device that fit if all but the arguments grows with them."""
+    growing = max(1, result.memory["total"] - result.memory["arguments"])
+    return (result.limit - result.memory["arguments"]) * each // growing
+
+
+def _power_of_two(number: int) -> int:
+    return 2 ** int(math.log2(max(1, number)))
+
+
+def _memory(stats: Any) -> dict[str, int]:
+    memory = {
+        "arguments": stats.argument_size_in_bytes,
+        "outputs": stats.output_size_in_bytes - stats.alias_size_in_bytes,
+        "temporaries": stats.temp_size_in_bytes,
+        "code": stats.generated_code_size_in_bytes,
+    }
+    return {**memory, "total": sum(memory.values())}
