@@ -8,9 +8,8 @@ work without changing a single pixel: N hosts together load what one would.
 Where the work happens: `workers=0` decodes in one background thread of this process, ahead of the
 step. That suits machines of few cores, where decoding and XLA compete anyway, and starts at once.
 More workers are processes that each prepare whole batches; they take seconds to start, and since
-they import the main module, a script that uses them needs `if __name__ == "__main__":`. Preparing
-a pair took 0.06 s of one core at demo size (48 frames, 160 x 90 to 64 x 64 pixels) and 0.35 s at
-full size (96 frames, 455 x 256 to 112 x 112), with rendered dives on a two-core x86 machine.
+they import the main module, a script that uses them needs `if __name__ == "__main__":`.
+docs/data.md has measured rates.
 """
 
 from __future__ import annotations

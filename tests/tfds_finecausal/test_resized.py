@@ -11,6 +11,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from configs import demo
+from finecausal_jax import settings as run_settings
 from finecausal_jax.data import pipeline, preprocessing
 from finecausal_jax.data.dives import DiveSource, dataset_folder
 from finecausal_jax.data.preprocessing import Preprocessing
@@ -104,6 +106,15 @@ def test_tfds_reads_it_too(built):
     np.testing.assert_array_equal(example["masks"], stored.masks)
     assert example["dive_number"].decode() == stored.info.dive_number
     assert builder.info.metadata["resize"] == {"width": 16, "height": 28}
+
+
+def test_a_run_may_go_on_with_the_other_data_set():
+    config = demo.get_config()
+    before = run_settings.to_json(config)
+    config.data.stored = "resized"
+    assert run_settings.differences(before, config) == []
+    config.data.resize_height = 60
+    assert len(run_settings.differences(before, config)) == 1
 
 
 def test_another_size_is_refused(built, small_release):
