@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import pathlib
 import shutil
 
 import jax
@@ -141,31 +142,38 @@ def test_another_size_is_refused(built, small_release):
         preprocessing.evaluation_video(dive, other)
 
 
-def test_a_set_that_was_not_built_or_not_resized_is_refused(built, small_release, tmp_path):
-    building.build_dataset(small_release, tmp_path)
+@pytest.fixture
+def copied(built, tmp_path):
+    """A copy of the squeezed data sets that a test may change."""
+    return pathlib.Path(shutil.copytree(built[SQUEEZED], tmp_path / "data"))
+
+
+def test_a_set_that_was_not_built_or_not_resized_is_refused(copied):
+    release, resized = (copied / "finediving_hm" / name for name in ("release", "resized"))
+    resized.rename(copied / "aside")
     with pytest.raises(ValueError, match="no built data set in .*stored=resized` first"):
-        DiveSource(tmp_path, "train", resize=SQUEEZED.resize)
+        DiveSource(copied, "train", resize=SQUEEZED.resize)
     # Folders moved by hand.
-    shutil.copytree(tmp_path / "finediving_hm/release", tmp_path / "finediving_hm/resized")
+    release.rename(resized)
     with pytest.raises(ValueError, match="were not resized, the config asks for 16 x 28: build"):
-        DiveSource(tmp_path, "train", resize=SQUEEZED.resize)
-    shutil.rmtree(tmp_path / "finediving_hm/release")
-    building.build_dataset(small_release, tmp_path, resize=SQUEEZED.resize, overwrite=True)
-    shutil.copytree(tmp_path / "finediving_hm/resized", tmp_path / "finediving_hm/release")
+        DiveSource(copied, "train", resize=SQUEEZED.resize)
+    (copied / "aside").rename(release)
     with pytest.raises(ValueError, match="were resized to 16 x 28, the config asks for unresized"):
-        DiveSource(tmp_path, "train")
+        DiveSource(copied, "train")
 
 
-def test_a_set_of_another_size_is_replaced_when_asked(small_release, tmp_path):
-    building.build_dataset(small_release, tmp_path, resize=Resize(16, 28))
-    folder = building.build_dataset(small_release, tmp_path, resize=Resize(16, 28))  # kept
+def test_a_set_of_another_size_is_replaced_when_asked(copied, small_release):
+    folder = dataset_folder(copied, "resized")
+    shard = next(folder.glob("*test*array_record*")).stat().st_mtime_ns
+    building.build_dataset(small_release, copied, resize=SQUEEZED.resize)
+    assert next(folder.glob("*test*array_record*")).stat().st_mtime_ns == shard  # kept
     before = json.loads((folder / "metadata.json").read_text())
-    building.build_dataset(small_release, tmp_path, resize=Resize(None, 20), overwrite=True)
+    building.build_dataset(small_release, copied, resize=Resize(None, 20), overwrite=True)
     after = json.loads((folder / "metadata.json").read_text())
     assert before["resize"] == {"width": 16, "height": 28}
     assert after["resize"] == {"width": None, "height": 20}
     assert before["fingerprint"] == after["fingerprint"]
-    assert DiveSource(tmp_path, "test", resize=Resize(None, 20))[0].frames.shape[1:3] == (20, 36)
+    assert DiveSource(copied, "test", resize=Resize(None, 20))[0].frames.shape[1:3] == (20, 36)
 
 
 def test_images_that_are_too_narrow_for_the_crop_are_named(built):
