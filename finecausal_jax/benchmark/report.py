@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,6 +14,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from finecausal_jax.files import write_atomically
 
 _TITLES = {
     "forward": "forward",
@@ -111,7 +112,7 @@ def _targets(whole: Mapping[str, Any]) -> Table:
 def write_json(whole: Mapping[str, Any], path: str | os.PathLike[str]) -> pathlib.Path:
     """Writes what `results.summarize` returned, whole or not at all, and returns the path."""
     text = json.dumps(whole, indent=1, allow_nan=False)
-    return _write_atomically(path, lambda temporary: temporary.write_text(text + "\n"))
+    return write_atomically(path, lambda temporary: temporary.write_text(text + "\n"))
 
 
 def write_plot(whole: Mapping[str, Any], path: str | os.PathLike[str]) -> pathlib.Path:
@@ -163,7 +164,7 @@ def write_plot(whole: Mapping[str, Any], path: str | os.PathLike[str]) -> pathli
         fontsize=9,
         color="0.3",
     )
-    return _write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+    return write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
 
 
 def _bars(summary: Mapping[str, Any]) -> list[tuple[str, str, dict[str, float]]]:
@@ -181,21 +182,3 @@ def _compiling(entry: Mapping[str, Any]) -> float:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
-
-
-def _write_atomically(
-    path: str | os.PathLike[str], write: Callable[[pathlib.Path], Any]
-) -> pathlib.Path:
-    """Writes through a temporary neighbour, so that `path` is never half written."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = pathlib.Path(name)
-    try:
-        write(temporary)
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep others out
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

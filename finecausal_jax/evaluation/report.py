@@ -5,13 +5,10 @@ Every form says what data was scored, because results on made data mean nothing 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import pathlib
-import tempfile
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from finecausal_jax.evaluation.protocol import DiveScore, Evaluation
+from finecausal_jax.files import write_atomically
 from finecausal_jax.models.finecausal import STAGES
 
 # Row titles of `baselines.PREDICTORS`.
@@ -71,7 +69,7 @@ def write_json(
 ) -> pathlib.Path:
     """Writes `to_json` to `path`, whole or not at all, and returns the path."""
     text = json.dumps(to_json(evaluation, data_name=data_name), indent=1, allow_nan=False)
-    return _write_atomically(path, lambda temporary: temporary.write_text(text + "\n"))
+    return write_atomically(path, lambda temporary: temporary.write_text(text + "\n"))
 
 
 def write_scatter(
@@ -121,7 +119,7 @@ def write_scatter(
         fontsize=11,
         color="0.3",
     )
-    return _write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+    return write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
 
 
 def _tables(evaluation: Evaluation, data_name: str) -> RenderableType:
@@ -274,22 +272,3 @@ def _number(value: float) -> str:
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _write_atomically(
-    path: str | os.PathLike[str], write: Callable[[pathlib.Path], Any]
-) -> pathlib.Path:
-    """Writes through a temporary file beside `path`, so that `path` is never half written."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = pathlib.Path(name)
-    try:
-        write(temporary)
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep a web server or colleague out
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-    return path
