@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -58,6 +58,18 @@ def encode_videos(
     source: pipeline.Dives,
     settings: preprocessing.Preprocessing,
     rows: Sequence[int],
+    **options: Any,
+) -> dict[Key, Encoding]:
+    """Returns what `iterate_encodings` yields as a dictionary."""
+    return dict(iterate_encodings(model, variables, source, settings, rows, **options))
+
+
+def iterate_encodings(
+    model: Any,
+    variables: Any,
+    source: pipeline.Dives,
+    settings: preprocessing.Preprocessing,
+    rows: Sequence[int],
     *,
     batch_size: int,
     workers: int = 0,
@@ -65,8 +77,8 @@ def encode_videos(
     sharding: jax.sharding.Sharding | None = None,
     progress: bool = True,
     label: str = "videos",
-) -> dict[Key, Encoding]:
-    """Returns the encodings of some rows of a source, by the dives' keys.
+) -> Iterator[tuple[Key, Encoding]]:
+    """Yields the encodings of some rows of a source with the dives' keys, in the order of `rows`.
 
     Args:
       model: a `FineCausal`, or anything hashable with its `apply` and `window_stride`.
@@ -84,9 +96,8 @@ def encode_videos(
     Raises:
       ValueError: a dive cannot be decoded, or windows and masks do not fit each other.
     """
-    encodings: dict[Key, Encoding] = {}
     if not len(rows):
-        return encodings
+        return
     batches = pipeline.evaluation_videos(
         source, settings, rows, batch_size=batch_size, workers=workers
     )
@@ -94,14 +105,12 @@ def encode_videos(
         for batch in batches:
             frames, mask = _place((batch["frames"], batch["mask"]), sharding)
             encoded = jax.device_get(_encode(model, variables, frames, mask, mask_threshold))
-            valid = np.flatnonzero(batch["valid"])
-            for i in valid:
+            for i in np.flatnonzero(batch["valid"]):
                 # A copy each: a view would keep its whole padded batch alive.
                 features, counts = jax.tree.map(lambda values, i=i: np.array(values[i]), encoded)
                 key = source.infos[int(batch["row"][i])].key
-                encodings[key] = Encoding(features, counts, np.array(batch["transitions"][i]))
-            bar.update(len(valid))
-    return encodings
+                yield key, Encoding(features, counts, np.array(batch["transitions"][i]))
+                bar.update()
 
 
 def compare_pairs(
