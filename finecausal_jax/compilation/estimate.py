@@ -13,6 +13,10 @@ import ml_collections
 from finecausal_jax.compilation import hlo, programs
 from finecausal_jax.compilation.hardware import GIB, Topology
 
+# Triton's tiles are chosen by timing them; guessed, they fail to compile for some small products.
+# Command buffers would hide the kernels that `hlo.bytes_accessed` counts.
+_OPTIONS = {"cuda": {"xla_gpu_enable_triton_gemm": False, "xla_gpu_enable_command_buffer": ""}}
+
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
@@ -80,7 +84,7 @@ def estimate(
     links: tuple[hlo.Collective, ...] = ()
     refused = False
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(_OPTIONS.get(chip.platform))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
