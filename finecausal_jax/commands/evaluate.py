@@ -4,6 +4,9 @@ Every test dive is compared with config.evaluate.exemplars training dives of its
 Prints a table and writes evaluation.json and evaluation.png into --workdir.
 
     python launch.py evaluate --config=configs/demo.py --workdir=runs/demo
+
+With --bank=DIR the features of videos come from what `launch.py bank` wrote there; a video that it
+does not hold is encoded. The scores are the same.
 """
 
 import pathlib
@@ -13,7 +16,7 @@ NEEDS_CONFIG = True
 
 
 def define_flags() -> None:
-    """Defines --checkpoint."""
+    """Defines --checkpoint and --bank."""
     from absl import flags
 
     flags.DEFINE_string(
@@ -22,15 +25,16 @@ def define_flags() -> None:
         "Which checkpoint: best, latest or a step. The best is chosen on the test split itself, as "
         "the paper's protocol does, which flatters it; latest is not.",
     )
+    flags.DEFINE_string(
+        "bank", None, "Folder of a bank of features made from the same checkpoint and data."
+    )
 
 
 def run(flags: Any) -> int:
     """Evaluates; returns the exit code."""
-    import jax
-
     from finecausal_jax import settings
-    from finecausal_jax.evaluation import report
-    from finecausal_jax.training import checkpoints, loop, sharding, state
+    from finecausal_jax.evaluation import bank, report
+    from finecausal_jax.training import loop, sharding
     from finecausal_jax.training.compilation_cache import use_compilation_cache
 
     if not flags.workdir:
@@ -39,22 +43,15 @@ def run(flags: Any) -> int:
     use_compilation_cache(config.train.compilation_cache, folder)
     mesh = sharding.make_mesh()
     model = settings.make_model(config)
-    whole = sharding.replicated(mesh)
-    shapes = jax.eval_shape(
-        lambda: state.init_variables(model, config.data.frame_size, jax.random.key(0))
-    )
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes
-    )
-    step, variables = checkpoints.load_variables(folder, abstract, flags.checkpoint)
-    result = loop.evaluate_variables(
-        config,
-        model,
-        variables,
-        settings.open_dives(config, "test"),
-        settings.open_dives(config, "train"),
-        mesh,
-    )
+    step, variables = loop.load_network(config, model, folder, flags.checkpoint, mesh)
+    test, train = (settings.open_dives(config, split) for split in ("test", "train"))
+    encodings = None
+    if flags.bank:
+        sizes = settings.make_preprocessing(config)
+        sources = {"train": train, "test": test}
+        fingerprint = bank.make_fingerprint(model, variables, sizes, sources)
+        encodings = bank.load_bank(flags.bank, fingerprint)
+    result = loop.evaluate_variables(config, model, variables, test, train, mesh, encodings)
     report.print_table(result, data_name=config.data_name)
     table = report.write_json(result, folder / "evaluation.json", data_name=config.data_name)
     plot = report.write_scatter(result, folder / "evaluation.png", data_name=config.data_name)

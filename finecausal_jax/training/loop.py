@@ -6,7 +6,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from finecausal_jax import settings
 from finecausal_jax.data import pipeline
 from finecausal_jax.data.dives import DiveSource
+from finecausal_jax.evaluation.encoding import Encoding, Key
 from finecausal_jax.evaluation.protocol import Evaluation, evaluate
 from finecausal_jax.interop.conversion import load_trunks, merged
 from finecausal_jax.models.finecausal import FineCausal
@@ -31,6 +32,7 @@ from finecausal_jax.training.checkpoints import (
     VARIABLES,
     CheckpointStore,
     has_checkpoints,
+    load_variables,
 )
 from finecausal_jax.training.losses import Losses
 from finecausal_jax.training.metrics_log import MetricsLog
@@ -170,8 +172,15 @@ def evaluate_variables(
     test_source: DiveSource,
     train_source: DiveSource,
     mesh: Any,
+    encodings: Mapping[Key, Encoding] | None = None,
 ) -> Evaluation:
-    """Evaluates a network on the test split as `config.evaluate` says."""
+    """Evaluates a network on the test split as `config.evaluate` says.
+
+    Args:
+      config, model, variables, test_source, train_source: what to score, and against what.
+      mesh: from `sharding.make_mesh`.
+      encodings: encodings at hand, such as a bank; only the other videos are encoded.
+    """
     options = config.evaluate
     for name in ("video_batch", "pair_batch"):
         sharding.check_batch_size(f"config.evaluate.{name}", options[name], mesh)
@@ -188,8 +197,27 @@ def evaluate_variables(
         video_batch=options.video_batch,
         pair_batch=options.pair_batch,
         workers=config.data.workers,
+        encodings=encodings,
         sharding=sharding.over_data(mesh),
     )
+
+
+def load_network(
+    config: ml_collections.ConfigDict,
+    model: FineCausal,
+    workdir: str | pathlib.Path,
+    which: str,
+    mesh: Any,
+) -> tuple[int, Any]:
+    """Loads a checkpoint's network onto every device of a mesh; arguments as `load_variables`."""
+    whole = sharding.replicated(mesh)
+    shapes = jax.eval_shape(
+        lambda: init_variables(model, config.data.frame_size, jax.random.key(0))
+    )
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes
+    )
+    return load_variables(workdir, abstract, which)
 
 
 def claim_workdir(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
