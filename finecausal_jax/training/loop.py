@@ -312,11 +312,24 @@ def _converted_state(
     state = init_state(items[VARIABLES], optimiser)
     if ADAM in items:
         done = int(items[ADAM]["count"]) * config.train.accumulate
-        # Every count of the optimiser is set, the schedules' too.
-        opt_state = optax.tree_utils.tree_set(state.opt_state, **items[ADAM])
+        opt_state = _with_moments(state.opt_state, items[ADAM])
         state = state.replace(step=jnp.asarray(done, jnp.int32), opt_state=opt_state)
         batches.set_state(batches.get_state() | {"next_batch": done})
     return jax.device_put(state, whole)
+
+
+def _with_moments(opt_state: Any, adam: dict[str, Any]) -> Any:
+    """An optimiser's state with Adam's moments; their count is that of the schedules too."""
+    kinds = (optax.ScaleByAdamState, optax.ScaleByScheduleState)
+
+    def replace(node: Any) -> Any:
+        return node._replace(**{name: adam[name] for name in node._fields})
+
+    return jax.tree.map(
+        lambda node: replace(node) if isinstance(node, kinds) else node,
+        opt_state,
+        is_leaf=lambda node: isinstance(node, kinds),
+    )
 
 
 def _is_evaluation(train: Any, step: int, steps_per_epoch: int, last_step: int) -> bool:

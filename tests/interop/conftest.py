@@ -136,3 +136,42 @@ def write_pth(torch):
         return path
 
     return write
+
+
+@pytest.fixture
+def kinetics(small_state):
+    """State dict as in `model_rgb.pth`: the base trunk and a classifier."""
+    prefix = "backbone."
+    trunk = {key.removeprefix(prefix): value for key, value in small_state["base_model"].items()}
+    classifier = {
+        "conv3d_0c_1x1.conv3d.weight": np.ones((400, 8, 1, 1, 1), np.float32),
+        "conv3d_0c_1x1.conv3d.bias": np.ones(400, np.float32),
+    }
+    return trunk | classifier
+
+
+@pytest.fixture
+def resnet(small_state):
+    """torchvision's state dict of ResNet-34, classifier included."""
+    prefix = "backbone."
+    return {
+        key.removeprefix(prefix): value
+        for key, value in small_state["video_encoder"].items()
+        if key.startswith(prefix)
+    }
+
+
+@pytest.fixture
+def write_flat(torch):
+    """Writes one network's state dict, in either format."""
+
+    def write(path, tensors):
+        if path.suffix == ".safetensors":
+            from safetensors.numpy import save_file
+
+            save_file({key: np.array(value) for key, value in tensors.items()}, path)
+        else:
+            torch.save({key: torch.from_numpy(np.array(v)) for key, v in tensors.items()}, path)
+        return path
+
+    return write
