@@ -64,6 +64,65 @@ def test_convert_says_what_is_missing(tmp_path):
         convert.run(options(source="best.pth", workdir=str(tmp_path)))
 
 
+@pytest.mark.parametrize(
+    ("spoil", "problems"),
+    [
+        (
+            lambda blob, torch: blob["decoder1"].update(
+                {"model.0.query": blob["decoder1"].pop("model.0.norm_q.weight")}
+            ),
+            (
+                "decoder1/model.0.query: unknown tensor",
+                "decoder1/model.0.norm_q.weight: missing",
+            ),
+        ),
+        (
+            lambda blob, torch: blob["decoder1"].update(
+                {"model.0.mlp.fc1.weight": torch.ones(8, 4), "model.0.norm_q.bias": torch.ones(5)}
+            ),
+            (
+                "decoder1/model.0.mlp.fc1.weight: shape: expected [8, 8], found [8, 4]",
+                "decoder1/model.0.norm_q.bias: shape: expected [8], found [5]",
+            ),
+        ),
+        (
+            lambda blob, torch: blob["awl"].update(params=torch.tensor([1.0, float("nan"), 1.0])),
+            ("awl/params: 1 of 3 values are NaN or infinite",),
+        ),
+        (
+            lambda blob, torch: blob["awl"].update(params=blob["awl"]["params"].double()),
+            ("awl/params: dtype: expected float32, found float64",),
+        ),
+        (
+            lambda blob, torch: blob["awl"].update({0: torch.ones(3)}),
+            ("awl/0: expected names of tensors, found a int",),
+        ),
+        (
+            lambda blob, torch: blob.update(optimizer=3),
+            ("optimizer: expected a dict with state and param_groups",),
+        ),
+        (
+            lambda blob, torch: blob.clear(),
+            ("not a known checkpoint", "found 0 keys: nothing"),
+        ),
+    ],
+    ids=["renamed", "transposed", "nan", "dtype", "number", "optimizer", "empty"],
+)
+def test_bad_files_are_explained_and_leave_nothing(
+    tmp_path, small_state, small_model, write_pth, torch, spoil, problems
+):
+    path = write_pth(tmp_path / "best.pth", small_state)
+    blob = torch.load(path, weights_only=False)
+    spoil(blob, torch)
+    torch.save(blob, path)
+    with pytest.raises(ValueError) as caught:
+        convert.run(options(source=str(path), workdir=str(tmp_path / "runs" / "a")))
+    assert str(caught.value).startswith(f"{path}: ")
+    for line in problems:
+        assert line in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["best.pth"]
+
+
 def test_verify_says_what_is_missing(tmp_path):
     with pytest.raises(ValueError, match="verify needs --reference=DIR"):
         verify.run(options())

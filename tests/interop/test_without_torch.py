@@ -6,15 +6,18 @@ import textwrap
 
 import numpy as np
 
+# As if they were not installed, also to libraries that look without importing.
 BLOCK = """
 import sys
+from importlib.machinery import PathFinder
 
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "torchvision", "tensorflow"):
-            raise ImportError(f"{name} is blocked")
+find = PathFinder.find_spec
 
-sys.meta_path.insert(0, Blocked())
+def find_others(name, path=None, target=None):
+    blocked = name.split(".")[0] in ("torch", "torchvision", "tensorflow")
+    return None if blocked else find(name, path, target)
+
+PathFinder.find_spec = find_others
 """
 
 
@@ -62,3 +65,66 @@ def test_safetensors_are_read_and_pth_is_explained(tmp_path, small_state):
     )
     assert f"FineCausal checkpoint {len(tensors)}" in result.stdout, result.stderr
     assert "reading a .pth needs PyTorch, which is not installed: pip install -e" in result.stdout
+
+
+def test_pytorch_is_truly_blocked():
+    result = run(
+        """
+        for name in ("torch", "torchvision", "tensorflow"):
+            try:
+                __import__(name)
+            except ImportError as error:
+                print(error)
+        """
+    )
+    assert result.stdout.splitlines() == [
+        f"No module named '{name}'" for name in ("torch", "torchvision", "tensorflow")
+    ]
+
+
+def test_safetensors_are_converted_exported_and_come_back(tmp_path):
+    """The commands, on a small but whole network."""
+    result = run(
+        """
+        import pathlib, types
+        import numpy as np
+        from finecausal_jax.commands import convert, verify
+        from finecausal_jax.commands import export as export_command
+        from finecausal_jax.interop import conversion, expected, export
+        from finecausal_jax.models.finecausal import FineCausal
+
+        model = FineCausal(
+            frames=16, windows=2, window_frames=8, window_stride=8, width=1 / 16,
+            frame_width=1 / 8, embedding=8, stage_frames=(4, 4, 4), stage_margin=1,
+        )
+        random = np.random.default_rng(0)
+        state = {}
+        for (module, key), want in expected.expected_tensors(model).items():
+            value = random.uniform(0.1, 1, want.shape).astype(want.dtype)
+            state.setdefault(module, {})[key] = value
+        first, second, workdir = (str(pathlib.Path(sys.argv[1], name)) for name in (
+            "a/first.safetensors", "b/second.safetensors", "run"
+        ))
+        progress = dict(epoch=3, epoch_best_aqa=3, rho_best=0.9, L2_min=17.5, RL2_min=0.002)
+        content = export.Export(state, None, progress, [], False)
+        export.write_safetensors(
+            content, first, model_arguments=conversion.model_to_json(model)
+        )
+        options = dict(workdir=workdir, config=None, reference=None)
+        for command, more in (
+            (convert, dict(source=first, drop_optimizer=False)),
+            (
+                export_command,
+                dict(format="safetensors", output=second, checkpoint="best", fineparser=False),
+            ),
+            (verify, dict(checkpoint=second, against=first)),
+        ):
+            print("exit code", command.run(types.SimpleNamespace(**options, **more)))
+        print([name for name in sys.modules if name.split(".")[0] == "torch"])
+        """,
+        tmp_path,
+    )
+    lines = result.stdout.splitlines()
+    assert lines.count("exit code 0") == 3, result.stderr
+    assert "1520 tensors are equal bit for bit, 0 differ" in lines
+    assert lines[-1] == "[]"
