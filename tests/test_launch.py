@@ -25,7 +25,8 @@ def launch(*arguments):
 def test_commands_are_listed_with_a_line_each():
     result = launch("--help")
     assert result.returncode == 0
-    for name in ("render", "build", "train", "evaluate", "verify", "convert", "export"):
+    names = ("render", "build", "train", "evaluate", "bank", "verify", "convert", "export")
+    for name in names:
         assert re.search(rf"^  {name} +\S", result.stdout, re.M), name
 
 

@@ -257,16 +257,16 @@ def _read_index(folder: pathlib.Path) -> dict[str, Any] | None:
     mend = f"delete {folder} and make the bank again"
     try:
         index = json.loads(path.read_text())
-        names = list(index["shards"])
         fields = index["fingerprint"]
-        _ = [(split, int(first), int(count)) for split, first, count in index["shards"].values()]
+        shards = {
+            str(name): (str(split), int(first), int(count))
+            for name, (split, first, count) in index["shards"].items()
+        }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is no bank's index ({error}); delete {folder} and make it anew"
-        ) from error
-    if not isinstance(fields, dict) or any(pathlib.PurePath(n).name != n for n in names):
+        raise ValueError(f"{path} is no bank's index ({error}); {mend}") from error
+    if not isinstance(fields, dict) or any(pathlib.PurePath(n).name != n for n in shards):
         raise ValueError(f"{path} is no bank's index; {mend}")
-    return index
+    return {"fingerprint": fields, "shards": shards}
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], exact: bool = False) -> list:
@@ -295,7 +295,8 @@ def _write_shard(path: pathlib.Path, encodings: Sequence[tuple[Key, Encoding]]) 
 
 def _read_shard(path: pathlib.Path, count: int) -> dict[Key, Encoding]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # NumPy leaves a file open that it opened itself and cannot read.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         keys = zip(arrays["competition"].tolist(), arrays["index"].tolist(), strict=True)
         encodings = {
