@@ -20,13 +20,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from finecausal_jax.benchmark.task import Task
 
 _CLEAR_REFS, _RESET_PEAK = "/proc/self/clear_refs", "5"  # Linux: sets VmHWM back to VmRSS
 
 
+@runtime_checkable
 class Job(Protocol):
     """One section in one framework, ready to be timed."""
 

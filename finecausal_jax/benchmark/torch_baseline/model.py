@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -43,9 +42,7 @@ class FineCausal(nn.Module):
         ValueError: for another `graph_scope`.
     """
 
-    def __init__(
-        self, graph_scope: Literal["pair", "batch"] = "pair", *, dropout: bool = True
-    ) -> None:
+    def __init__(self, graph_scope: str = "pair", *, dropout: bool = True) -> None:
         super().__init__()
         if graph_scope not in ("pair", "batch"):
             raise ValueError(
