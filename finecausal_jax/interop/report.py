@@ -48,9 +48,10 @@ def print_conversion(converted: Converted, console: Console | None = None) -> No
     if part:
         console.print(f"fresh in part, not in the file: {', '.join(part)}")
     if converted.adam is not None:
-        console.print(f"Adam's moments: converted, after {int(converted.adam['count'])} steps")
+        steps = int(converted.adam["count"])
+        console.print(f"Adam's moments: converted; training goes on after their {steps} steps")
     elif source.kind.endswith("checkpoint"):
-        console.print("Adam's moments: none converted; training starts with new ones")
+        console.print("Adam's moments: none converted; training begins at step 0")
 
 
 _COLUMNS = ("mapped", "values", "dropped", "fresh", "fresh values")

@@ -6,12 +6,13 @@ import time
 
 import numpy as np
 import pytest
-from made_weights import assert_same
+from made_weights import assert_same, trained_adam
 
 from finecausal_jax.interop import conversion, export
 from finecausal_jax.interop.checkpoint_files import read_weights
 from finecausal_jax.interop.conversion import convert_file
-from finecausal_jax.interop.order import CAUSAL_MODULES
+from finecausal_jax.interop.order import CAUSAL_MODULES, OPTIMIZER_GROUPS
+from finecausal_jax.interop.pytorch import rename_to_pytorch
 
 pytestmark = pytest.mark.slow
 
@@ -49,6 +50,53 @@ def test_fineparsers_file_comes_back_bit_for_bit(tmp_path, seeded, write_pth):
     content = export.read_checkpoint(tmp_path / "run", without_causal=True)
     export.write_pytorch(content, tmp_path / "back.pth")
     assert_same({m: read_weights(tmp_path / "back.pth").state[m] for m in want}, want)
+
+
+def test_adams_moments_come_back_bit_for_bit(tmp_path, seeded, torch, write_pth):
+    state = seeded.state(5)
+    _, optimizer = trained_adam(torch, state, OPTIMIZER_GROUPS)
+    want = optimizer.state_dict()
+    source = write_pth(tmp_path / "best.pth", state, prefix="module.", optimizer=want)
+    conversion.save_converted(convert_file(source), tmp_path / "run")
+    export.write_pytorch(export.read_checkpoint(tmp_path / "run"), tmp_path / "back.pth")
+    found = torch.load(tmp_path / "back.pth", weights_only=False)["optimizer"]
+    assert found["param_groups"] == want["param_groups"]
+    assert found["state"].keys() == want["state"].keys()
+    for number, moments in want["state"].items():
+        for name, value in moments.items():
+            assert torch.equal(found["state"][number][name], value), (number, name)
+    optimizer.load_state_dict(found)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_pretrained_networks_fill_their_trunks(tmp_path, seeded, write_flat, suffix):
+    state = seeded.state(5)
+    trunks = {
+        module: {
+            key.removeprefix("backbone."): value
+            for key, value in state[module].items()
+            if key.startswith("backbone.")
+        }
+        for module in ("base_model", "video_encoder")
+    }
+    classifier = {
+        "conv3d_0c_1x1.conv3d.weight": np.ones((400, 1024, 1, 1, 1), np.float32),
+        "conv3d_0c_1x1.conv3d.bias": np.ones(400, np.float32),
+    }
+    kinetics = write_flat(tmp_path / f"model_rgb{suffix}", trunks["base_model"] | classifier)
+    resnet = write_flat(tmp_path / f"resnet34{suffix}", trunks["video_encoder"])
+    for path, places, counts in (
+        (kinetics, {"base_model": "backbone.", "segmenter": ""}, (570, 746)),
+        (resnet, {"video_encoder": "backbone."}, (180, 1136)),
+    ):
+        converted = convert_file(path)
+        assert (len(converted.conversion.sources), len(converted.fresh)) == counts
+        found = rename_to_pytorch(converted.variables)
+        for module, prefix in places.items():
+            source = trunks["base_model" if module == "segmenter" else module]
+            for key, value in source.items():
+                if not key.endswith("num_batches_tracked") and not key.startswith("fc."):
+                    assert np.array_equal(found[module][prefix + key], value), (module, key)
 
 
 def test_converting_takes_under_a_minute_and_2_gb(tmp_path, seeded, reference):
