@@ -22,6 +22,7 @@ from finecausal_jax.interop.expected import (
 )
 from finecausal_jax.interop.order import CAUSAL_MODULES, MODULES
 from finecausal_jax.interop.pytorch import Conversion, State, WeightsError, convert_state
+from finecausal_jax.models.finecausal import FineCausal
 from finecausal_jax.training.state import init_variables
 
 
@@ -41,7 +42,7 @@ class Converted:
     """
 
     source: WeightsFile
-    model: Any
+    model: FineCausal
     variables: dict[str, Any]
     adam: dict[str, Any] | None
     unused: State
@@ -53,7 +54,7 @@ class Converted:
 def convert_file(
     path: str | pathlib.Path,
     *,
-    model: Any = None,
+    model: FineCausal | None = None,
     drop_optimizer: bool = False,
     frame_size: int = FRAME_SIZE,
     seed: int = 0,
@@ -132,7 +133,7 @@ def load_trunks(
     *,
     kinetics: str | pathlib.Path | None = None,
     resnet: str | pathlib.Path | None = None,
-    model: Any = None,
+    model: FineCausal | None = None,
 ) -> dict[str, Any]:
     """Weights of pretrained trunks, as a part of the model's variables.
 
@@ -164,10 +165,8 @@ def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
     return result
 
 
-def model_from_json(arguments: Mapping[str, Any]) -> Any:
+def model_from_json(arguments: Mapping[str, Any]) -> FineCausal:
     """A FineCausal from keyword arguments as `config.json` holds them."""
-    from finecausal_jax.models.finecausal import FineCausal
-
     known = {field.name for field in dataclasses.fields(FineCausal)} - {"parent", "name"}
     unknown = sorted(arguments.keys() - known)
     if unknown:
@@ -178,7 +177,7 @@ def model_from_json(arguments: Mapping[str, Any]) -> Any:
     return FineCausal(**values)
 
 
-def model_to_json(model: Any) -> dict[str, Any]:
+def model_to_json(model: FineCausal) -> dict[str, Any]:
     """FineCausal's keyword arguments as plain values."""
     values = {
         field.name: getattr(model, field.name)
@@ -210,7 +209,7 @@ def flattened(tree: Mapping[str, Any]) -> State:
     return state
 
 
-def _load_trunk(path: str | pathlib.Path, kind: str, model: Any) -> dict[str, Any]:
+def _load_trunk(path: str | pathlib.Path, kind: str, model: FineCausal | None) -> dict[str, Any]:
     source = read_weights(path)
     if source.kind != kind:
         raise WeightsError(str(path), [f"expected {kind}, found {source.kind}"])

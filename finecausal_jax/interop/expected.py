@@ -17,6 +17,7 @@ import numpy as np
 
 from finecausal_jax.interop import names
 from finecausal_jax.interop.order import state_order
+from finecausal_jax.models.finecausal import FineCausal
 
 FRAME_SIZE = 112  # of the reference; the number of weights does not depend on it
 IMAGENET_CLASSES = 1000  # rows of ResNet-34's classifier
@@ -38,7 +39,7 @@ class Expected:
 
 
 @functools.lru_cache(maxsize=8)
-def expected_tensors(model: Any = None) -> Mapping[tuple[str, str], Expected]:
+def expected_tensors(model: FineCausal | None = None) -> Mapping[tuple[str, str], Expected]:
     """Every tensor of a released checkpoint for `model`, in the order of a released file.
 
     Args:
@@ -67,7 +68,7 @@ def expected_tensors(model: Any = None) -> Mapping[tuple[str, str], Expected]:
     return {name: tensors[name] for name in sorted(tensors, key=lambda name: state_order(*name))}
 
 
-def variable_shapes(model: Any = None) -> dict[str, Any]:
+def variable_shapes(model: FineCausal | None = None) -> dict[str, Any]:
     """The model's variables as shapes and dtypes, without computing (or placing) one of them."""
     model = full_size() if model is None else model
 
@@ -78,10 +79,8 @@ def variable_shapes(model: Any = None) -> dict[str, Any]:
     return jax.eval_shape(init)
 
 
-def full_size() -> Any:
+def full_size() -> FineCausal:
     """The published network."""
-    from finecausal_jax.models.finecausal import FineCausal  # lazy: that package imports this one
-
     return FineCausal()
 
 

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import ml_collections
 import numpy as np
 
 from finecausal_jax.interop import workdirs
@@ -19,6 +20,7 @@ from finecausal_jax.interop.conversion import flattened, model_from_json
 from finecausal_jax.interop.expected import expected_tensors, flat_leaves, full_size
 from finecausal_jax.interop.order import CAUSAL_MODULES, OPTIMIZER_GROUPS
 from finecausal_jax.interop.pytorch import State, WeightsError, to_pytorch
+from finecausal_jax.models.finecausal import FineCausal
 
 # What the reference starts with, for a run that never saw its training loop.
 _NO_PROGRESS = {"epoch": 0, "epoch_best_aqa": 0, "rho_best": 0, "L2_min": 1000, "RL2_min": 1000}
@@ -46,7 +48,9 @@ class Export:
     optimizer_groups: bool
 
 
-def model_of(workdir: str | pathlib.Path, config: Any = None) -> Any:
+def model_of(
+    workdir: str | pathlib.Path, config: ml_collections.ConfigDict | None = None
+) -> FineCausal:
     """The FineCausal of a workdir.
 
     Args:
@@ -58,8 +62,6 @@ def model_of(workdir: str | pathlib.Path, config: Any = None) -> Any:
 
     saved = pathlib.Path(workdir) / "config.json"
     if config is None and saved.is_file():
-        import ml_collections
-
         config = ml_collections.ConfigDict(json.loads(saved.read_text()))
     if config is not None:
         return settings.make_model(config)
@@ -71,7 +73,7 @@ def read_checkpoint(
     workdir: str | pathlib.Path,
     *,
     which: str = "best",
-    model: Any = None,
+    model: FineCausal | None = None,
     without_causal: bool = False,
 ) -> Export:
     """Reads a checkpoint into the released layout.
@@ -107,7 +109,9 @@ def read_checkpoint(
     return Export(state, adam, progress, defaults, optimizer_groups=not converted)
 
 
-def write_pytorch(export: Export, path: str | pathlib.Path, *, model: Any = None) -> None:
+def write_pytorch(
+    export: Export, path: str | pathlib.Path, *, model: FineCausal | None = None
+) -> None:
     """Writes a `.pth` that loads strictly into the reference's modules.
 
     Args:

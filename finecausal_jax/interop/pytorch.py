@@ -21,6 +21,7 @@ from finecausal_jax.interop.expected import (
     unused_tensors,
 )
 from finecausal_jax.interop.order import state_order
+from finecausal_jax.models.finecausal import FineCausal
 
 State = dict[str, dict[str, np.ndarray]]
 
@@ -60,7 +61,7 @@ class Conversion:
 
 
 def from_pytorch(
-    state: Mapping[str, Mapping[str, Any]], *, model: Any = None, where: str = "state"
+    state: Mapping[str, Mapping[str, Any]], *, model: FineCausal | None = None, where: str = "state"
 ) -> dict[str, Any]:
     """Flax variables with the weights of a released checkpoint.
 
