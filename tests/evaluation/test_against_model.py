@@ -6,7 +6,7 @@ import pytest
 
 import finecausal_jax as fc
 from finecausal_jax.data import preprocessing
-from finecausal_jax.evaluation import metrics, protocol
+from finecausal_jax.evaluation import bank, metrics, protocol
 
 FRAMES, SIZE = 16, 16
 
@@ -49,7 +49,7 @@ def weights(network):
 
 @pytest.mark.slow
 def test_stored_features_give_what_the_whole_network_gives(
-    network, settings, make_info, make_source
+    network, settings, make_info, make_source, tmp_path
 ):
     train = make_source(
         [make_info("Cup", row, "107b", 15.0 + row, 3.0, frames=20) for row in range(3)], size=SIZE
@@ -60,6 +60,7 @@ def test_stored_features_give_what_the_whole_network_gives(
         levels=[90, 200],
     )
     variables = weights(network)
+    sizes = {"video_batch": 2, "pair_batch": 3, "progress": False}
     result = protocol.evaluate(
         network,
         variables,
@@ -67,12 +68,28 @@ def test_stored_features_give_what_the_whole_network_gives(
         train,
         settings,
         exemplars=2,
-        video_batch=2,
-        pair_batch=3,
-        progress=False,
+        **sizes,
     )
 
-    whole = jax.jit(lambda query, exemplar: network.apply(variables, query, exemplar))
+    sources = {"train": train, "test": test}
+    fingerprint = bank.make_fingerprint(network, variables, settings, sources)
+    bank.build_bank(
+        tmp_path,
+        fingerprint,
+        network,
+        variables,
+        settings,
+        sources,
+        batch_size=2,
+        progress=False,
+    )
+    encodings = bank.load_bank(tmp_path, fingerprint)
+    stored = protocol.evaluate(
+        network, variables, test, train, settings, exemplars=2, encodings=encodings, **sizes
+    )
+    assert stored.metrics == result.metrics  # bit for bit: the same programs on the same batches
+
+    whole = jax.jit(network.apply)
     by_key = {
         info.key: (source, row) for source in (train, test) for row, info in enumerate(source.infos)
     }
@@ -87,7 +104,7 @@ def test_stored_features_give_what_the_whole_network_gives(
         for i, key in enumerate(dive.exemplars):
             exemplar = video(key)
             frames = [preprocessing.normalize(one.frames)[None] for one in (query, exemplar)]
-            out = jax.device_get(whole(*frames))
+            out = jax.device_get(whole(variables, *frames))
             # Convolutions over 1 or 2 videos add up in another order: 1e-5 of the largest value.
             np.testing.assert_allclose(dive.deltas[i], out.delta[0, 0], rtol=1e-4, atol=1e-5)
             np.testing.assert_array_equal(dive.transitions[i], out.transitions[0])
