@@ -21,8 +21,7 @@ from finecausal_jax.benchmark.serve import serve
 from finecausal_jax.benchmark.task import Task, built_data_sets
 from finecausal_jax.data import pipeline
 from finecausal_jax.data.batches import Batches
-from finecausal_jax.data.preprocessing import scale_mask
-from finecausal_jax.evaluation.metrics import mask_counts
+from finecausal_jax.evaluation.encoding import compare_batch, encode_batch
 from finecausal_jax.interop.pytorch import from_pytorch
 from finecausal_jax.training import loop, sharding
 from finecausal_jax.training.state import init_state
@@ -147,15 +146,18 @@ class Train(_XlaJob):
 
 
 class Evaluation(_XlaJob):
-    """The parts of the test protocol, and a new dive against a stored bank."""
+    """The parts of the test protocol, and a new dive against a stored bank.
+
+    What runs are the protocol's own functions: pixels to features and counts, features to deltas.
+    """
 
     def prepare(self) -> dict[str, Any]:
         task, inputs = self.task, self.task.inputs()
         model = self.model.clone(graph_scope="pair")  # a score must not depend on its batch
         variables = jax.device_put(self._variables())
-        videos = jax.device_put(inputs["frames"][: 1 + task.exemplars])
+        videos = jax.device_put(inputs["frames_uint8"][: 1 + task.exemplars])
         masks = jax.device_put(inputs["mask"][: 1 + task.exemplars])
-        encode = jax.jit(functools.partial(_encode, model))
+        encode = jax.jit(functools.partial(encode_batch, model))
         compare = jax.jit(functools.partial(_compare, model))
 
         one = self._compile("encode_one", encode, variables, videos[:1], masks[:1])
@@ -232,18 +234,11 @@ def _forward(model: Any, variables: Any, query: jax.Array, exemplar: jax.Array) 
     return {name: getattr(out, name) for name in names} | {"mask": out.mask_logits[-1]}
 
 
-def _encode(model: Any, variables: Any, videos: jax.Array, masks: jax.Array) -> tuple[Any, Any]:
-    """Features without maps, and the counts of mask pixels that the test protocol reports."""
-    features = model.apply(variables, videos, method="encode")
-    counts = mask_counts(features.mask_logits[-1], scale_mask(masks), model.window_stride)
-    return features.replace(mask_logits=None), counts
-
-
 def _compare(model: Any, variables: Any, query: Any, bank: Any) -> jax.Array:
     """Deltas [m] of one query against a bank of m exemplars."""
     m = len(bank.video_feature)
     queries = jax.tree.map(lambda x: jnp.repeat(x, m, axis=0), query)
-    return model.apply(variables, queries, bank, method="compare").delta[:m, 0]
+    return compare_batch(model, variables, queries, bank).delta
 
 
 def make_job(task: Task) -> _XlaJob:

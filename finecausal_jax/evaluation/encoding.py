@@ -7,7 +7,6 @@ them. Both work in batches of one static shape, so each compiles once; padding i
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -150,10 +149,23 @@ def compare_pairs(
     return jax.tree.map(lambda *one: np.concatenate(one), *parts)
 
 
-# Compiled once per model and shape: a validation in the midst of training reuses the last one's.
-@functools.partial(jax.jit, static_argnames=("model", "mask_threshold"))
-def _encode(model: Any, variables: Any, frames: Any, mask: Any, mask_threshold: float) -> Any:
-    """Returns the features without mask logits, and the mask counts; leading axis v."""
+def encode_batch(
+    model: Any,
+    variables: Any,
+    frames: Any,
+    mask: Any,
+    mask_threshold: float = metrics.LOGIT_THRESHOLD,
+) -> tuple[Any, MaskCounts]:
+    """Encodes v videos; to be traced.
+
+    Args:
+      model, variables, mask_threshold: as for `iterate_encodings`.
+      frames: uint8 [v, t, h, w, 3].
+      mask: uint8 [v, t, h, w].
+
+    Returns:
+      The model's `Features` without mask logits, and the pixel counts; leading axis v.
+    """
     features = model.apply(variables, preprocessing.normalize(frames), method="encode")
     counts = metrics.mask_counts(
         features.mask_logits[-1],  # the fused map
@@ -164,9 +176,11 @@ def _encode(model: Any, variables: Any, frames: Any, mask: Any, mask_threshold: 
     return features.replace(mask_logits=None), counts
 
 
-@functools.partial(jax.jit, static_argnames=("model",))
-def _compare(model: Any, variables: Any, query: Any, exemplar: Any) -> Comparison:
-    """Compares b pairs from their features; keeps the first b rows, the queries', of 2b."""
+def compare_batch(model: Any, variables: Any, query: Any, exemplar: Any) -> Comparison:
+    """Compares b pairs from the `Features` of both sides; to be traced.
+
+    Keeps the first b rows of the model's 2b, the queries'.
+    """
     out = model.apply(variables, query, exemplar, method="compare")
     b = out.delta.shape[0] // 2
     stages = (out.stage_delta_dynamic[:b] + out.stage_delta_static[:b]) / 2
@@ -175,6 +189,11 @@ def _compare(model: Any, variables: Any, query: Any, exemplar: Any) -> Compariso
         stage_delta=stages * np.array([STAGE_WEIGHTS], np.float32),
         transitions=out.transitions[:b],
     )
+
+
+# Compiled once per model and shape: a validation in the midst of training reuses the last one's.
+_encode = jax.jit(encode_batch, static_argnames=("model", "mask_threshold"))
+_compare = jax.jit(compare_batch, static_argnames=("model",))
 
 
 def _place(batch: Any, sharding: jax.sharding.Sharding | None) -> Any:
