@@ -82,16 +82,17 @@ def convert_file(
     expected = expected_tensors(model)
     conversion = convert_state(source.state, expected, may_lack=_may_lack(source.kind))
     problems = source.problems + conversion.problems
+    modules = [module for module in MODULES if module in source.state]
+    # Let go of what was copied as soon as it was: nothing but the file's moments is held twice.
+    source.state = {}
     adam = None
     if source.optimizer is not None and not drop_optimizer:
-        modules = [module for module in MODULES if module in source.state]
         adam, wrong = adam_from_pytorch(source.optimizer, modules, expected)
         if wrong:
             problems += [*wrong, "(--drop_optimizer converts the weights without the optimizer)"]
+    source.optimizer = None
     if problems:
         raise WeightsError(str(path), problems)
-    # All that is needed was copied; the file's tensors would be held twice from here on.
-    source.state, source.optimizer = {}, None
     variables = conversion.variables
     if conversion.missing:
         key = jax.random.key(seed)
