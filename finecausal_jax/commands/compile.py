@@ -1,9 +1,10 @@
 """Compile the training step and the scorer for hardware that is not there.
 
 Prints per device: memory by the compiler's own analysis, FLOPs, bytes moved, what devices send each
-other, and the least time a run can take (roofline); writes them as JSON into --workdir. Without
---batch_size it looks for the largest batch that fits. TPUs need `pip install -e '.[tpu]'`, GPUs
-'.[cuda12]'; neither needs the hardware. Full size takes minutes a compilation.
+other, and the least time a run can take (roofline); writes them as JSON into --workdir, into a file
+named by topology, program, dtype and remat. Without --batch_size it looks for the largest batch
+that fits, and says which that is. TPUs need `pip install -e '.[tpu]'`, GPUs '.[cuda12]'; neither
+needs the hardware. Full size takes minutes a compilation.
 
     python launch.py compile --config=configs/finediving_hm.py --topology=v5e:2x4
     python launch.py compile --config=configs/finediving_hm.py --topology=h100:8 --batch_size=32
@@ -48,28 +49,48 @@ def run(flags: Any) -> int:
         raise ValueError("--batch_size must be at least 0 and --compiles at least 1")
     topology = hardware.parse_topology(flags.topology)
     mesh = hardware.make_mesh(topology)
-    path = pathlib.Path(flags.workdir or "runs/compile") / f"{topology.name.replace(':', '_')}.json"
+    workdir = pathlib.Path(flags.workdir or "runs/compile")
+    paths = {
+        program: workdir / report.file_name(topology, program, flags.config, flags.batch_size)
+        for program in flags.programs
+    }
+    for path in paths.values():
+        report.refuse_other_config(path, flags.config)
     done: list[estimate.Estimate] = []
-    fits = True
-    for program in flags.programs:
+    lines, fits = [], True
+    for program, path in paths.items():
+        mine: list[estimate.Estimate] = []
 
-        def compile_for(batch_size: int, program: str = program) -> estimate.Estimate:
+        def compile_for(
+            batch_size: int,
+            program: str = program,
+            path: pathlib.Path = path,
+            mine: list[estimate.Estimate] = mine,
+        ) -> estimate.Estimate:
             result = estimate.estimate(program, flags.config, topology, mesh, batch_size)
-            done.append(result)
+            mine.append(result)
+            so_far = {program: estimate.found(mine, topology.devices)}
             # At once: the next compilation may take long, or all of this machine's memory.
-            report.write_json(done, topology, flags.config.to_dict(), path)
+            report.write_json(
+                mine, topology, flags.config.to_dict(), path, None if flags.batch_size else so_far
+            )
             return result
 
         print(f"{program}: tracing and compiling for {topology.name}", flush=True)
         if flags.batch_size:
-            found = [compile_for(flags.batch_size)]
+            compile_for(flags.batch_size)
         else:
-            found = estimate.largest_batch(
+            search = estimate.largest_batch(
                 compile_for, topology.devices, lambda line: print(line, flush=True), flags.compiles
             )
-        fits = fits and any(one.fits for one in found)
+            lines.append(report.search_line(program, search))
+        done += mine
+        fits = fits and any(one.fits for one in mine)
     report.print_estimates(done, topology)
-    print(f"wrote {path}")
+    for line in lines:
+        print(line)
+    for path in paths.values():
+        print(f"wrote {path}")
     if not fits:
         print(
             "does not fit: use fewer pairs or more devices, --config.model.dtype=bfloat16 or "

@@ -4,8 +4,8 @@ import dataclasses
 import math
 import re
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -152,12 +152,41 @@ def used_memory(message: str) -> dict[str, int]:
     return {"total": int(float(match[1]) * unit)}
 
 
+class Search(NamedTuple):
+    """What a search for the largest batch knows; pairs are those of one device.
+
+    Attributes:
+      fits: the most pairs that were seen to fit; 0 where not even one does.
+      too_many: the fewest that were seen not to fit; None where all did.
+    """
+
+    fits: int
+    too_many: int | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether `too_many` follows `fits` closely: by an eighth of it, or by one pair."""
+        return self.too_many is not None and self.too_many - self.fits <= max(1, self.fits // 8)
+
+
+def found(estimates: Sequence[Estimate], devices: int) -> Search:
+    """What the estimates of one program tell of the largest batch.
+
+    Args:
+      estimates: of any batch sizes, in any order.
+      devices: how many share a batch.
+    """
+    fit = [one.batch_size // devices for one in estimates if one.fits]
+    refused = [one.batch_size // devices for one in estimates if not one.fits]
+    return Search(max(fit, default=0), min(refused, default=None))
+
+
 def largest_batch(
     compile_for: Callable[[int], Estimate],
     devices: int,
     report: Callable[[str], None],
     most: int = 8,
-) -> list[Estimate]:
+) -> Search:
     """Looks for the largest number of pairs a device that fits.
 
     Doubles from one pair a device, or leaps where the memory so far says that more will fit, then
@@ -170,11 +199,11 @@ def largest_batch(
       most: compilations; each takes minutes at full size.
 
     Returns:
-      Every estimate made, in order. The largest that fits is the answer, if any does.
+      What was found; its `ended` is False where `most` cut the search short.
     """
     done: list[Estimate] = []
-    fits, too_large, each = 0, None, 1
-    while len(done) < most:
+    state, each = Search(0, None), 1
+    while len(done) < most and not state.ended:
         report(f"compiling {each} pairs a device ({len(done) + 1} of at most {most})")
         result = compile_for(each * devices)
         done.append(result)
@@ -182,17 +211,12 @@ def largest_batch(
         size = "" if total is None else f": {total / GIB:.2f} of {result.limit / GIB:.2f} GiB"
         verdict = "fits" if result.fits else "does not fit"
         report(f"  {verdict}{size}, {result.compile_seconds:.0f} s to compile")
-        if result.fits:
-            fits = each
+        state = found(done, devices)
+        if state.too_many is None:
+            each = max(2 * state.fits, _power_of_two(_predict(result, each)))
         else:
-            too_large = each
-        if too_large is None:
-            each = max(2 * fits, _power_of_two(_predict(result, each)))
-        elif too_large - fits <= max(1, fits // 8):
-            break
-        else:
-            each = (fits + too_large) // 2
-    return done
+            each = (state.fits + state.too_many) // 2
+    return state
 
 
 def _predict(result: Estimate, each: int) -> int:

@@ -1,5 +1,6 @@
 """The programs that run on an accelerator, lowered from shapes alone: no array is made."""
 
+import functools
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from finecausal_jax import settings
-from finecausal_jax.data.preprocessing import normalize
+from finecausal_jax.evaluation.encoding import compare_batch, encode_batch
 from finecausal_jax.training import loop, sharding
 from finecausal_jax.training.state import init_state, init_variables
 
@@ -22,8 +23,10 @@ def lower(
     """Lowers a program for the devices of a mesh, which need not exist.
 
     Args:
-      program: "train", a training step that updates its state in place; or "score", from the frames
-        of query and exemplar to differences in completeness and transitions.
+      program: "train", a training step that updates its state in place; or "score", what the test
+        protocol computes of a pair, from the frames and labelled masks of query and exemplar to
+        pixel counts, differences in completeness and transitions. (The protocol runs it in two
+        parts, since it encodes a video once for all its pairs.)
       config: sizes, optimiser and compute dtype.
       mesh: one axis, `data`, over which pairs are split; the rest is on every device.
       batch_size: pairs over all devices.
@@ -46,13 +49,34 @@ def lower(
         key = jax.eval_shape(lambda: jax.random.key(0))
         return step.lower(state, {"query": videos, "exemplar": videos}, key)
 
-    def score(variables: Any, query: jax.Array, exemplar: jax.Array) -> tuple[jax.Array, jax.Array]:
-        out = model.apply(variables, normalize(query), normalize(exemplar))
-        return out.delta[:batch_size, 0], out.transitions[:batch_size]
-
     whole, split = sharding.replicated(mesh), sharding.over_data(mesh)
+    score = functools.partial(score_pairs, model)
     jitted = jax.jit(score, in_shardings=(whole, split, split), out_shardings=split)
-    return jitted.lower(variables, videos["frames"], videos["frames"])
+    side = {name: videos[name] for name in ("frames", "mask")}
+    return jitted.lower(variables, side, side)
+
+
+def score_pairs(model: Any, variables: Any, query: Any, exemplar: Any) -> tuple[Any, Any]:
+    """What the test protocol computes of b pairs, in one program; to be traced.
+
+    Args:
+      model: a `FineCausal`, or anything with its `apply` and `window_stride`.
+      variables: {"params": ..., "batch_stats": ...}.
+      query, exemplar: {"frames": uint8 [b, t, h, w, 3], "mask": uint8 [b, t, h, w]}.
+
+    Returns:
+      Pixel counts (`metrics.MaskCounts`) of 2b videos, a pair's query and exemplar next to each
+      other, and the `encoding.Comparison` of b pairs.
+    """
+
+    def side_by_side(q: jax.Array, e: jax.Array) -> jax.Array:
+        # All queries first would move videos between devices, each of which has some pairs.
+        return jnp.stack([q, e], axis=1).reshape(-1, *q.shape[1:])
+
+    videos = jax.tree.map(side_by_side, query, exemplar)
+    features, counts = encode_batch(model, variables, videos["frames"], videos["mask"])
+    first, second = (jax.tree.map(lambda x, side=side: x[side::2], features) for side in (0, 1))
+    return counts, compare_batch(model, variables, first, second)
 
 
 def _videos(config: ml_collections.ConfigDict, count: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -1,16 +1,18 @@
 """Shows estimates: a table for the terminal, JSON for everything else."""
 
 import json
-import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ml_collections
 from rich.console import Console
 from rich.table import Table
 
-from finecausal_jax.compilation.estimate import Estimate
+from finecausal_jax import settings
+from finecausal_jax.compilation.estimate import Estimate, Search
 from finecausal_jax.compilation.hardware import GIB, Topology
+from finecausal_jax.files import write_atomically
 
 _WIDTH = 140  # columns where the output is no terminal
 
@@ -46,11 +48,69 @@ def print_estimates(estimates: Sequence[Estimate], topology: Topology) -> None:
         console.print(_detail(one), highlight=False, soft_wrap=True)
 
 
+def search_line(program: str, search: Search) -> str:
+    """One line on the largest batch, and on what the search left open."""
+    head = f"{program}: "
+    if not search.fits:
+        return head + f"not even {search.too_many} pair a device fits"
+    head += f"largest that fits: {search.fits} pair{'s' * (search.fits > 1)} a device; "
+    if search.too_many is None:
+        return head + "not bounded, the search was cut short: raise --compiles"
+    head += f"{search.too_many} does not"
+    return head if search.ended else head + "; the search was cut short: raise --compiles"
+
+
+def file_name(
+    topology: Topology, program: str, config: ml_collections.ConfigDict, batch_size: int
+) -> str:
+    """A name of its own for all that a user compares, so that no result replaces another.
+
+    Args:
+      topology, program, config: what is compiled for what.
+      batch_size: pairs over all devices; 0: a search for the largest number.
+    """
+    batch = f"batch_{batch_size}" if batch_size else "largest"
+    parts = (topology.name.replace(":", "_"), program, config.model.dtype, config.model.remat)
+    return "_".join((*parts, batch)) + ".json"
+
+
+def refuse_other_config(path: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError where a file holds results of another config; lists what differs."""
+    if not path.exists():
+        return
+    try:
+        saved = json.dumps(json.loads(path.read_text())["config"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: expected results of `compile`, found something else ({error}); choose "
+            "another --workdir"
+        ) from error
+    changed = settings.differences(saved, config)
+    if changed:
+        raise ValueError(
+            f"{path} holds results of another config; choose another --workdir, or set back:\n  "
+            + "\n  ".join(changed)
+        )
+
+
 def write_json(
-    estimates: Sequence[Estimate], topology: Topology, config: dict[str, Any], path: pathlib.Path
+    estimates: Sequence[Estimate],
+    topology: Topology,
+    config: dict[str, Any],
+    path: pathlib.Path,
+    searches: Mapping[str, Search] | None = None,
 ) -> None:
-    """Writes everything; an earlier file stays whole until this one is."""
+    """Writes everything; an earlier file stays whole until this one is.
+
+    Args:
+      estimates: made so far.
+      topology, config: what for, of what.
+      path: where to.
+      searches: by program, for "largest", "too_many" (pairs a device, null where not known) and
+        "cut_short", true also while a search goes on. None: there is no search.
+    """
     chip = topology.chip
+    known = searches or {}
     content = {
         "topology": topology.name,
         "devices": topology.devices,
@@ -63,12 +123,13 @@ def write_json(
             "source": chip.source,
         },
         "config": config,
+        "largest": {program: search.fits for program, search in known.items()},
+        "too_many": {program: search.too_many for program, search in known.items()},
+        "cut_short": {program: not search.ended for program, search in known.items()},
         "estimates": [one.to_json() for one in estimates],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(content, indent=2, default=list) + "\n")
-    os.replace(temporary, path)
+    text = json.dumps(content, indent=2, default=list) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
 def _detail(one: Estimate) -> str:

@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 
 from finecausal_jax.compilation import estimate, hardware, hlo, programs, report
+from finecausal_jax.data.preprocessing import normalize
+from finecausal_jax.models.finecausal import Features
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -166,25 +169,53 @@ def made(batch_size, *, each, arguments=2**30, limit=16 * 2**30, devices=1):
     )
 
 
+def searched(each, *, devices=1, most=20):
+    """A search where all but 1 GiB grows by `each` bytes a pair: (result, batch sizes, lines)."""
+    lines, sizes = [], []
+
+    def compile_for(batch_size):
+        sizes.append(batch_size)
+        return made(batch_size, each=each, devices=devices)
+
+    return estimate.largest_batch(compile_for, devices, lines.append, most), sizes, lines
+
+
 @pytest.mark.parametrize(("each", "devices"), [(2**30, 1), (2**30, 8), (3 * 2**28, 1), (2**27, 4)])
 def test_search_finds_the_largest_batch(each, devices):
-    lines = []
-    done = estimate.largest_batch(
-        lambda b: made(b, each=each, devices=devices), devices, lines.append, most=20
-    )
-    best = max(one.batch_size for one in done if one.fits) // devices
+    search, sizes, lines = searched(each, devices=devices)
     exact = 15 * 2**30 // each
-    assert best <= exact <= best + max(1, best // 8)
-    assert len(done) <= 8
-    assert len({one.batch_size for one in done}) == len(done)
+    assert search.fits <= exact < search.too_many <= search.fits + max(1, search.fits // 8)
+    assert search.ended
+    assert len(sizes) <= 8 and len(set(sizes)) == len(sizes)
+    assert {search.fits * devices, search.too_many * devices} <= set(sizes)
     assert any("does not fit" in line for line in lines)
 
 
 def test_search_ends_where_nothing_fits_or_compilations_run_out():
-    nothing = estimate.largest_batch(lambda b: made(b, each=2**40), 1, lambda _: None)
-    assert [one.fits for one in nothing] == [False]
-    few = estimate.largest_batch(lambda b: made(b, each=1), 1, lambda _: None, most=2)
-    assert len(few) == 2
+    nothing, sizes, _ = searched(2**40)
+    assert (nothing, nothing.ended, sizes) == (estimate.Search(0, 1), True, [1])
+    unbounded, sizes, _ = searched(1, most=1)
+    assert (unbounded, unbounded.ended, sizes) == (estimate.Search(1, None), False, [1])
+    # 15 fit: 1, then 8 by prediction (2**3 <= 15), 16 too many, and 12 halves the gap.
+    apart, sizes, _ = searched(2**30, most=3)
+    assert (apart, apart.ended, sizes) == (estimate.Search(8, 16), False, [1, 8, 16])
+    closer, sizes, _ = searched(2**30, most=4)
+    assert (closer, closer.ended, sizes[-1]) == (estimate.Search(12, 16), False, 12)
+
+
+@pytest.mark.parametrize(
+    ("fits", "too_many", "line"),
+    [
+        (24, 27, "train: largest that fits: 24 pairs a device; 27 does not"),
+        (1, 2, "train: largest that fits: 1 pair a device; 2 does not"),
+        (0, 1, "train: not even 1 pair a device fits"),
+        (8, None, "not bounded, the search was cut short: raise --compiles"),
+        (16, 32, "16 pairs a device; 32 does not; the search was cut short: raise --compiles"),
+    ],
+)
+def test_the_answer_of_a_search_in_words(fits, too_many, line):
+    said = report.search_line("train", estimate.Search(fits, too_many))
+    assert said.endswith(line) and (line.startswith("train") == (said == line))
 
 
 def test_report_and_json(tmp_path, capsys):
@@ -198,7 +229,56 @@ def test_report_and_json(tmp_path, capsys):
     report.write_json([fine, refused], topology, {"seed": 0}, path)
     content = json.loads(path.read_text())
     assert content["estimates"][0]["memory"]["total"] == 3 * 2**30
-    assert not list(path.parent.glob("*.partial"))
+    assert content["largest"] == {}
+    report.write_json([fine], topology, {}, path, {"train": estimate.Search(24, 27)})
+    content = json.loads(path.read_text())
+    assert content["largest"] == {"train": 24} and content["too_many"] == {"train": 27}
+    assert content["cut_short"] == {"train": False}
+    report.write_json([fine], topology, {}, path, {"train": estimate.Search(24, None)})
+    content = json.loads(path.read_text())
+    assert content["too_many"] == {"train": None} and content["cut_short"] == {"train": True}
+    assert [one.name for one in path.parent.iterdir()] == ["v5e.json"]
+
+
+def test_no_result_replaces_another(tmp_path):
+    from configs import demo
+
+    topology = hardware.parse_topology("v5e:2x4")
+    config, half, blocks = demo.get_config(), demo.get_config(), demo.get_config()
+    half.model.dtype, blocks.model.remat = "bfloat16", "blocks"
+    names = [
+        report.file_name(topology, program, one, batch)
+        for program in programs.PROGRAMS
+        for one in (config, half, blocks)
+        for batch in (0, 8, 16)
+    ]
+    assert names[0] == "v5e_2x4_train_float32_none_largest.json"
+    assert names[4] == "v5e_2x4_train_bfloat16_none_batch_8.json"
+    assert len(set(names)) == len(names)
+
+    path = tmp_path / names[0]
+    report.refuse_other_config(path, config)  # nothing is there yet
+    report.write_json([], topology, config.to_dict(), path)
+    report.refuse_other_config(path, config)
+    config.data.frame_size = 48
+    with pytest.raises(ValueError, match="another config(.|\n)*data.frame_size: was .* is 48"):
+        report.refuse_other_config(path, config)
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="expected results of `compile`"):
+        report.refuse_other_config(path, config)
+
+
+SMALL = (
+    "--config.data.frames=16",
+    "--config.data.frame_size=16",
+    "--config.model.windows=1",
+    "--config.model.window_frames=8",
+    "--config.model.width=0.0625",
+    "--config.model.frame_width=0.125",
+    "--config.model.embedding=8",
+    "--config.model.stage_frames=(4,4,4)",
+    "--config.model.stage_margin=1",
+)
 
 
 def launch(*arguments):
@@ -217,19 +297,6 @@ def test_the_command_explains_bad_input(tmp_path):
     result = launch("--topology=v5e:2x4", "--programs=train,fly")
     assert result.returncode == 2 and "--programs" in result.stderr
     assert not list(tmp_path.iterdir())
-
-
-SMALL = (
-    "--config.data.frames=16",
-    "--config.data.frame_size=16",
-    "--config.model.windows=1",
-    "--config.model.window_frames=8",
-    "--config.model.width=0.0625",
-    "--config.model.frame_width=0.125",
-    "--config.model.embedding=8",
-    "--config.model.stage_frames=(4,4,4)",
-    "--config.model.stage_margin=1",
-)
 
 
 @pytest.mark.slow
@@ -268,6 +335,49 @@ def test_lowering_picks_the_direct_convolution_of_a_missing_platform():
         text = jax.jit(f).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
         counts[platform] = text.count("stablehlo.convolution")
     assert counts == {"cpu": 3, "tpu": 1, "cuda": 1}
+
+
+class Brightness:
+    """A model whose only feature is a video's mean and whose mask is all that is bright."""
+
+    window_stride = 1
+
+    def apply(self, variables, *arguments, method):
+        if method == "encode":
+            (videos,) = arguments
+            mean = videos.mean(axis=(1, 2, 3, 4))[:, None]
+            logits = videos[:, None, ..., 0]  # one window of all frames
+            return Features(mean, mean, mean, (logits,))
+        query, exemplar = (side.video_feature for side in arguments)
+        delta = variables["scale"] * jnp.concatenate([query - exemplar, exemplar - query])
+        transitions = jnp.zeros((delta.shape[0], 2), jnp.int32)
+        stages = jnp.repeat(delta, 3, axis=1)
+        return types.SimpleNamespace(
+            delta=delta,
+            stage_delta_dynamic=stages,
+            stage_delta_static=stages,
+            transitions=transitions,
+        )
+
+
+def test_the_scorer_computes_what_the_test_protocol_does():
+    # Two pairs of one-frame videos of 2 x 2 pixels; 200 and 250 are above 0.5 when normalised.
+    def side(*values):
+        frames = jnp.array(values, jnp.uint8)[:, None, None, None, None]
+        mask = jnp.full((2, 1, 2, 2), 255, jnp.uint8)
+        return {"frames": jnp.broadcast_to(frames, (2, 1, 2, 2, 3)), "mask": mask}
+
+    def mean(values):
+        return normalize(values["frames"]).mean(axis=(1, 2, 3, 4))
+
+    query, exemplar = side(200, 0), side(0, 250)
+    score = jax.jit(programs.score_pairs, static_argnums=0)
+    counts, compared = score(Brightness(), {"scale": 2.0}, query, exemplar)
+    np.testing.assert_array_equal(counts.true_positive, [4, 0, 0, 4])  # q0, e0, q1, e1
+    np.testing.assert_array_equal(counts.false_negative, [0, 4, 4, 0])
+    np.testing.assert_allclose(compared.delta, 2 * (mean(query) - mean(exemplar)), rtol=1e-6)
+    assert compared.delta[0] > 0 > compared.delta[1]
+    assert compared.stage_delta.shape == (2, 3) and compared.transitions.shape == (2, 2)
 
 
 def test_a_batch_that_devices_cannot_share_is_refused():
