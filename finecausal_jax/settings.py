@@ -5,6 +5,7 @@ plain arguments.
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -37,6 +38,42 @@ FREE_ON_RESUME = (
     "train.evaluate_every_late",
     "train.evaluate_late_from",
 )
+# What may differ when a trained network is scored: how it is computed, and what only training does.
+FREE_IN_EVALUATION = (
+    "model.remat",
+    "model.dtype",
+    "model.graph_scope",
+    "model.base_batch_norm",
+    "model.graph_dropout",
+    "model.attention_dropout",
+    "model.dropout",
+    "data.manual_dir",
+    "data.data_dir",
+    "data.stored",
+    "data.workers",
+)
+# Numbers that count something there must be at least one of.
+COUNTS = (
+    "data.frames",
+    "data.frame_size",
+    "train.epochs",
+    "train.batch_size",
+    "train.accumulate",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.evaluate_every_late",
+    "evaluate.exemplars",
+    "evaluate.video_batch",
+    "evaluate.pair_batch",
+)
+
+
+def check_counts(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError that lists every key of `COUNTS` below one."""
+    flat = _flat(config.to_dict())
+    wrong = [f"config.{key} is {flat[key]}, expected at least 1" for key in COUNTS if flat[key] < 1]
+    if wrong:
+        raise ValueError("; ".join(wrong))
 
 
 def make_model(config: ml_collections.ConfigDict) -> FineCausal:
@@ -117,11 +154,24 @@ def differences(saved: str, config: ml_collections.ConfigDict) -> list[str]:
     Returns:
       One line a key, "key: was X, is Y"; keys in `FREE_ON_RESUME` are passed over.
     """
+    return _differences(saved, config, FREE_ON_RESUME)
+
+
+def network_differences(saved: str, config: ml_collections.ConfigDict) -> list[str]:
+    """What keeps a trained network from being scored under another config.
+
+    Args and returns as `differences`, of `model` and `data` alone, without `FREE_IN_EVALUATION`.
+    """
+    lines = _differences(saved, config, FREE_IN_EVALUATION)
+    return [line for line in lines if line.startswith(("model.", "data."))]
+
+
+def _differences(saved: str, config: ml_collections.ConfigDict, free: Sequence[str]) -> list[str]:
     before, now = _flat(json.loads(saved)), _flat(json.loads(to_json(config)))
     lines = []
     for key in sorted(before.keys() | now.keys()):
-        free = any(key == name or key.startswith(name + ".") for name in FREE_ON_RESUME)
-        if not free and before.get(key) != now.get(key):
+        passed_over = any(key == name or key.startswith(name + ".") for name in free)
+        if not passed_over and before.get(key) != now.get(key):
             lines.append(f"{key}: was {before.get(key)!r}, is {now.get(key)!r}")
     return lines
 

@@ -8,11 +8,13 @@ A checkpoint holds up to four items, so that a reader loads only what it needs:
   adam, unused: only after a conversion, see `finecausal_jax.interop`
 
 Orbax writes into a temporary folder and renames it when all is there, so an interrupted save leaves
-nothing that looks finished.
+nothing that looks finished. A checkpoint that is saved again, now with an evaluation's metrics,
+steps aside until the new one is there: `recover` brings it back after a kill in between.
 """
 
 import math
 import pathlib
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +22,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 FOLDER = "checkpoints"
+ASIDE = "checkpoints_replaced"  # steps that are being saved again
 VARIABLES, OPTIMISER, PIPELINE, ADAM = "variables", "optimiser", "pipeline", "adam"
 BEST_METRIC = "spearman"
 
@@ -51,6 +54,7 @@ class CheckpointStore:
             cleanup_tmp_directories=clean,
         )
         self._saving: Any = None  # the save under way
+        self._aside: pathlib.Path | None = None  # what it replaces
 
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, in order."""
@@ -84,14 +88,24 @@ class CheckpointStore:
     ) -> None:
         """Saves a checkpoint in the background; `metrics` decide which one is the best.
 
-        A checkpoint of the same step is replaced once it is complete.
+        A checkpoint of the same step is kept aside until the new one is complete.
         """
-        if self._saving is not None:
-            self._saving.result()  # also raises what went wrong with the one before
+        self._finish()
+        folder = self.folder / str(step)
+        if folder.exists():
+            # Orbax would delete it before it writes; a kill in between would cost both.
+            self._aside = self.folder.parent / ASIDE / str(step)
+            self._aside.parent.mkdir(exist_ok=True)
+            folder.rename(self._aside)
         finite = {k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)}
         self._saving = self._checkpointer.save_checkpointables_async(
             step, dict(items), metrics=finite or None, overwrite=True
         )
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """The metrics that a checkpoint was saved with; none if it was not evaluated."""
+        (found,) = [c for c in self._checkpointer.checkpoints if c.step == step]
+        return dict(found.metrics or {})
 
     def items(self, step: int) -> set[str]:
         """Names of the items that a checkpoint holds."""
@@ -121,7 +135,18 @@ class CheckpointStore:
 
     def close(self) -> None:
         """Waits for saves under way and frees the checkpointer."""
-        self._checkpointer.close()
+        try:
+            self._finish()
+        finally:
+            self._checkpointer.close()
+
+    def _finish(self) -> None:
+        """Waits for the save under way; raises what went wrong with it."""
+        if self._saving is not None:
+            self._saving.result()
+        if self._aside is not None:
+            shutil.rmtree(self._aside.parent)
+        self._saving = self._aside = None
 
     def __enter__(self) -> "CheckpointStore":
         return self
@@ -133,6 +158,19 @@ class CheckpointStore:
 def has_checkpoints(workdir: str | pathlib.Path) -> bool:
     """Whether a workdir has finished checkpoints; makes no folder, unlike a store."""
     return any(path.name.isdecimal() for path in (pathlib.Path(workdir) / FOLDER).glob("*"))
+
+
+def recover(workdir: str | pathlib.Path) -> None:
+    """Brings back a checkpoint that stood aside when a kill cut off the save of its successor.
+
+    For the process that trains, before it opens the store.
+    """
+    folder = pathlib.Path(workdir)
+    for aside in (folder / ASIDE).glob("*"):
+        place = folder / FOLDER / aside.name
+        if not place.exists():
+            aside.rename(place)
+    shutil.rmtree(folder / ASIDE, ignore_errors=True)
 
 
 def load_variables(workdir: str | pathlib.Path, abstract: Any, which: str) -> tuple[int, Any]:

@@ -22,6 +22,7 @@ from finecausal_jax.data import pipeline
 from finecausal_jax.data.dives import DiveSource
 from finecausal_jax.evaluation.encoding import Encoding, Key
 from finecausal_jax.evaluation.protocol import Evaluation, evaluate
+from finecausal_jax.files import write_atomically
 from finecausal_jax.interop.conversion import load_trunks, merged
 from finecausal_jax.models.finecausal import FineCausal
 from finecausal_jax.training import sharding
@@ -33,6 +34,7 @@ from finecausal_jax.training.checkpoints import (
     CheckpointStore,
     has_checkpoints,
     load_variables,
+    recover,
 )
 from finecausal_jax.training.losses import Losses
 from finecausal_jax.training.metrics_log import MetricsLog
@@ -63,8 +65,10 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) ->
         anything is written.
     """
     folder = pathlib.Path(workdir)
+    settings.check_counts(config)
     mesh = sharding.make_mesh()
     sharding.check_batch_size("config.train.batch_size", config.train.batch_size, mesh)
+    _check_evaluation_batches(config, mesh)
     source = settings.open_dives(config, "train")
     test_source = settings.open_dives(config, "test")
     refuse_other_config(folder, config)
@@ -84,6 +88,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) ->
         shard_count=jax.process_count(),
     )
     # Before the store, which makes the workdir: files of weights may turn out not to fit.
+    recover(folder)
     initial = None if has_checkpoints(folder) else _initial_variables(config, model, init_key)
     with CheckpointStore(folder, clean=True) as store:
         state = _first_state(config, store, model, optimiser, batches, initial, mesh)
@@ -108,6 +113,15 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) ->
             }
             store.save(int(state.step), items, metrics)
 
+        def evaluate_and_save(state: TrainState) -> None:
+            result = evaluate_variables(config, model, state.variables, test_source, source, mesh)
+            step = int(state.step)
+            log.write(step, {f"test/{k}": v for k, v in result.metrics.items()})
+            save(state, result.metrics)
+            tqdm.write(_line(step, steps_per_epoch, result))
+
+        if _lacks_evaluation(store, config.train, first_step, steps_per_epoch, last_step):
+            evaluate_and_save(state)  # the run was stopped while it evaluated
         bar = tqdm(total=last_step, initial=first_step, desc="training", unit="step", disable=None)
         try:
             for step in range(first_step + 1, last_step + 1):
@@ -119,12 +133,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) ->
                     bar.set_postfix_str(watch.flush())
                 if _is_evaluation(config.train, step, steps_per_epoch, last_step):
                     save(state)  # first, since evaluating takes long and may be cut short
-                    result = evaluate_variables(
-                        config, model, state.variables, test_source, source, mesh
-                    )
-                    log.write(step, {f"test/{k}": v for k, v in result.metrics.items()})
-                    save(state, result.metrics)
-                    tqdm.write(_line(step, steps_per_epoch, result))
+                    evaluate_and_save(state)
                 elif step % config.train.checkpoint_every == 0:
                     save(state)
         finally:
@@ -182,8 +191,7 @@ def evaluate_variables(
       encodings: encodings at hand, such as a bank; only the other videos are encoded.
     """
     options = config.evaluate
-    for name in ("video_batch", "pair_batch"):
-        sharding.check_batch_size(f"config.evaluate.{name}", options[name], mesh)
+    _check_evaluation_batches(config, mesh)
     dives = len(test_source)
     return evaluate(
         model,
@@ -209,7 +217,14 @@ def load_network(
     which: str,
     mesh: Any,
 ) -> tuple[int, Any]:
-    """Loads a checkpoint's network onto every device of a mesh; arguments as `load_variables`."""
+    """Loads a checkpoint's network onto every device of a mesh; arguments as `load_variables`.
+
+    Raises:
+      ValueError: the workdir was begun with a config of another network or other frames, or as
+        `load_variables`.
+    """
+    settings.check_counts(config)
+    _refuse_other_network(pathlib.Path(workdir), config)
     whole = sharding.replicated(mesh)
     shapes = jax.eval_shape(
         lambda: init_variables(model, config.data.frame_size, jax.random.key(0))
@@ -223,11 +238,8 @@ def load_network(
 def claim_workdir(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     """Writes the config into a new workdir; refuses one that another config began."""
     refuse_other_config(folder, config)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / CONFIG_FILE
-    temporary = path.with_suffix(".partial")
-    temporary.write_text(settings.to_json(config))
-    os.replace(temporary, path)
+    text = settings.to_json(config)
+    write_atomically(folder / CONFIG_FILE, lambda temporary: temporary.write_text(text))
 
 
 def refuse_other_config(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
@@ -240,6 +252,38 @@ def refuse_other_config(folder: pathlib.Path, config: ml_collections.ConfigDict)
                 f"workdir {folder} was begun with another config; choose a new --workdir, or "
                 "set back:\n  " + "\n  ".join(changed)
             )
+
+
+def _refuse_other_network(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError where weights would be read into a network they were not trained in.
+
+    Of the keys compared some change no parameter's shape, so that scores would look plausible.
+    """
+    path = folder / CONFIG_FILE
+    if path.exists():
+        changed = settings.network_differences(path.read_text(), config)
+        if changed:
+            raise ValueError(
+                f"the network of {folder} was trained under another config; give that one, or set "
+                "back:\n  " + "\n  ".join(changed)
+            )
+
+
+def _check_evaluation_batches(config: ml_collections.ConfigDict, mesh: Any) -> None:
+    for name in ("video_batch", "pair_batch"):
+        sharding.check_batch_size(f"config.evaluate.{name}", config.evaluate[name], mesh)
+
+
+def _lacks_evaluation(
+    store: CheckpointStore, train: Any, step: int, steps_per_epoch: int, last_step: int
+) -> bool:
+    """Whether the checkpoint that a run goes on from was to be evaluated and was not."""
+    return (
+        step > 0
+        and _is_evaluation(train, step, steps_per_epoch, last_step)
+        and OPTIMISER in store.items(step)  # not a conversion, which nobody asked to evaluate
+        and not store.metrics(step)
+    )
 
 
 def _first_state(

@@ -10,7 +10,17 @@ DATA_AXIS = "data"
 
 
 def make_mesh() -> Mesh:
-    """All devices of all hosts along one axis, `data`; XLA propagates layouts by itself."""
+    """All devices along one axis, `data`; XLA propagates layouts by itself.
+
+    Raises:
+      ValueError: there are several processes: batches and checkpoints are made for that, but
+        nothing gathers an evaluation's results from other hosts yet.
+    """
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"{jax.process_count()} JAX processes: several hosts are not supported yet; start one "
+            "process, which uses all devices of its host"
+        )
     return jax.make_mesh((jax.device_count(),), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 

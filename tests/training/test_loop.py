@@ -104,13 +104,18 @@ def steps_logged(folder):
     return [line["step"] for line in map(json.loads, lines) if "train/loss" in line]
 
 
+def evaluated(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [line["step"] for line in map(json.loads, lines) if "test/spearman" in line]
+
+
 def same(one, other):
     assert jax.tree.structure(one) == jax.tree.structure(other)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("killed_at", [1, 2, 6, 9])
+@pytest.mark.parametrize("killed_at", [1, 6, 9])
 def test_a_killed_run_ends_as_an_unbroken_one(config, cheap, tmp_path, killed_at):
     unbroken = loop.train(config, tmp_path / "unbroken")
     assert int(unbroken.step) == 9
@@ -133,6 +138,31 @@ def test_a_kill_while_evaluating_costs_no_training(config, cheap, tmp_path, monk
         loop.train(config, tmp_path)
     with CheckpointStore(tmp_path) as store:
         assert store.find("latest") == 9
+        assert store.metrics(9) == {}
+
+    monkeypatch.setattr(loop, "evaluate_variables", lambda *_: Evaluation((), METRICS, {}))
+    loop.train(config, tmp_path)  # nothing is left to train: it evaluates
+    assert evaluated(tmp_path) == [9]
+    with CheckpointStore(tmp_path) as store:
+        assert store.metrics(9)["spearman"] == 0.5
+    loop.train(config, tmp_path)
+    assert evaluated(tmp_path) == [9]
+
+
+@pytest.mark.parametrize(
+    "name, value, complaint",
+    [
+        ("train.log_every", 0, r"config.train.log_every is 0, expected at least 1"),
+        ("evaluate.pair_batch", -1, r"config.evaluate.pair_batch is -1, expected at least 1"),
+    ],
+)
+def test_counts_below_one_are_named_before_anything_is_written(
+    config, cheap, tmp_path, name, value, complaint
+):
+    config.update_from_flattened_dict({name: value})
+    with pytest.raises(ValueError, match=complaint):
+        loop.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_step_is_traced_once(config, cheap, tmp_path):
