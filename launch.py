@@ -11,6 +11,7 @@ import importlib
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -39,8 +40,29 @@ def main(argv: Sequence[str]) -> int:
     # absl shows this module's docstring for --help.
     sys.modules["__main__"].__doc__ = f"launch.py {argv[1]}: {command.__doc__}"
     sys.argv = [argv[0], *argv[2:]]
-    app.run(lambda rest: _run(command, rest))
+    app.run(lambda rest: _run(command, rest), flags_parser=_parse)
     return 0
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """Parses flags; a config file or key that is not there is told in one line."""
+    try:
+        rest = app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError) as error:
+        # ml_collections passes on a KeyError's text, which is quoted with its line breaks.
+        text = str(error.args[0]).strip("\"'").replace("\\'", "'").replace("\\n", "\n")
+        return _refuse(f"--config has no such key: {text}")
+    if "config" in flags.FLAGS:
+        try:
+            flags.FLAGS.config.to_dict()  # a missing file shows only where the config is used
+        except OSError:
+            return _refuse(f"--config: cannot read {flags.FLAGS['config'].config_filename!r}")
+    return rest
+
+
+def _refuse(problem: str) -> NoReturn:
+    print(f"launch.py: {problem}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _run(command, rest: Sequence[str]) -> int:

@@ -1,17 +1,21 @@
 """The command line, the configs and what importing does."""
 
 import ast
+import dataclasses
+import inspect
 import pathlib
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 from ml_collections import config_flags  # noqa: F401  (its import must not start a device either)
 
 from configs import demo, finediving_hm
-from finecausal_jax import settings
+from finecausal_jax import FineCausal, settings
 from finecausal_jax.training import loop
+from tfds_finecausal import rendered_plan
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -51,8 +55,16 @@ def test_train_without_a_data_set_says_what_to_run(tmp_path):
 
 def test_a_config_key_that_does_not_exist_is_named():
     result = launch("evaluate", "--config=configs/demo.py", "--config.train.epoch=3")
-    assert result.returncode != 0
-    assert "epoch" in result.stderr
+    assert result.returncode == 2
+    assert "epoch" in result.stderr and "epochs" in result.stderr  # what was meant
+    assert "Traceback" not in result.stderr
+
+
+def test_a_config_file_that_does_not_exist_is_named():
+    result = launch("evaluate", "--config=configs/dmeo.py")
+    assert result.returncode == 2
+    assert "configs/dmeo.py" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_importing_starts_no_device_and_no_other_framework():
@@ -84,22 +96,44 @@ def test_every_config_makes_its_parts(config):
 
 
 def test_full_size_config_is_the_default_model():
-    from finecausal_jax import FineCausal
-
     assert settings.make_model(finediving_hm.get_config()) == FineCausal()
 
 
 def test_every_config_key_is_read_somewhere():
-    code = "".join(
-        path.read_text()
-        for folder in ("finecausal_jax", "tfds_finecausal")
-        for path in (ROOT / folder).rglob("*.py")
-    )
-    words = {node.attr for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Attribute)}
-    words |= set(re.findall(r"\w+", code))
+    words = set()
+    for path in (ROOT / "finecausal_jax").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                words.add(node.attr)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                words.add(node.value)
+            elif isinstance(node, ast.keyword):
+                words.add(node.arg)
+    # Keyword arguments of the network and of the renderer, both taken as a whole.
+    words |= set(inspect.signature(FineCausal).parameters)
+    words |= {field.name for field in dataclasses.fields(rendered_plan.Settings)}
     flat = settings._flat(finediving_hm.get_config().to_dict())
     unread = [key for key in flat if key.rsplit(".", 1)[-1] not in words]
     assert not unread
+
+
+def test_a_network_is_not_scored_under_another_config(tmp_path):
+    config = demo.get_config()
+    loop.claim_workdir(tmp_path, config)
+    config.model.dtype = "bfloat16"  # free: how it is computed
+    config.train.base_lr = 0.5  # free: no matter of scoring
+    loop._refuse_other_network(tmp_path, config)
+    config.model.delta_scale = 1.0  # changes no shape, only every score
+    with pytest.raises(ValueError, match=r"model.delta_scale: was 8.0, is 1.0"):
+        loop.load_network(config, settings.make_model(config), tmp_path, "best", None)
+
+
+def test_requirements_are_those_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    listed = {line.split("#")[0].strip() for line in lines} - {""}
+    wanted = {r for r in project["dependencies"] if not r.startswith("jax>")}
+    assert listed == wanted | set(project["optional-dependencies"]["cuda12"])
 
 
 def test_workdir_of_another_config_is_refused(tmp_path):

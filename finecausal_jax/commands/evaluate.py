@@ -53,7 +53,9 @@ def run(flags: Any) -> int:
         encodings = bank.load_bank(flags.bank, fingerprint)
     result = loop.evaluate_variables(config, model, variables, test, train, mesh, encodings)
     report.print_table(result, data_name=config.data_name)
-    table = report.write_json(result, folder / "evaluation.json", data_name=config.data_name)
+    table = report.write_json(
+        result, folder / "evaluation.json", data_name=config.data_name, step=step
+    )
     plot = report.write_scatter(result, folder / "evaluation.png", data_name=config.data_name)
     print(f"checkpoint of step {step}; wrote {table} and {plot}")
     return 0

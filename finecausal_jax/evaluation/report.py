@@ -43,20 +43,23 @@ def print_table(evaluation: Evaluation, *, data_name: str, console: Console | No
     (console or Console()).print(_tables(evaluation, data_name))
 
 
-def to_json(evaluation: Evaluation, *, data_name: str) -> dict[str, Any]:
+def to_json(evaluation: Evaluation, *, data_name: str, step: int | None = None) -> dict[str, Any]:
     """Returns everything but features in plain Python values; what is not a number becomes None.
 
     Args:
       evaluation: the results.
       data_name: what was scored.
+      step: of the checkpoint whose network scored it, where there is one.
 
     Returns:
-      {"data": str, "metrics": {name: number}, "baselines": {predictor: {name: number}}, "dives":
-      [one object a query]}. Scores, completeness and deltas are points, transitions frames.
+      {"data": str, "step": int or None, "metrics": {name: number}, "baselines": {predictor: {name:
+      number}}, "dives": [one object a query]}. Scores, completeness and deltas are points,
+      transitions frames.
     """
     return _plain(
         {
             "data": data_name,
+            "step": step,
             "metrics": evaluation.metrics,
             "baselines": evaluation.baselines,
             "dives": [_dive_json(dive) for dive in evaluation.dives],
@@ -65,10 +68,15 @@ def to_json(evaluation: Evaluation, *, data_name: str) -> dict[str, Any]:
 
 
 def write_json(
-    evaluation: Evaluation, path: str | os.PathLike[str], *, data_name: str
+    evaluation: Evaluation,
+    path: str | os.PathLike[str],
+    *,
+    data_name: str,
+    step: int | None = None,
 ) -> pathlib.Path:
     """Writes `to_json` to `path`, whole or not at all, and returns the path."""
-    text = json.dumps(to_json(evaluation, data_name=data_name), indent=1, allow_nan=False)
+    plain = to_json(evaluation, data_name=data_name, step=step)
+    text = json.dumps(plain, indent=1, allow_nan=False)
     return write_atomically(path, lambda temporary: temporary.write_text(text + "\n"))
 
 
