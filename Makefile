@@ -18,8 +18,11 @@ help:            ## list the commands
 
 setup: .venv/.done   ## make .venv with everything but PyTorch
 
-setup-torch: setup   ## PyTorch as well, for conversion and the baseline
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[torch]'
+.venv/.torch: .venv/.done
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS),torch]'
+	touch .venv/.torch
+
+setup-torch: .venv/.torch   ## PyTorch as well, for conversion and the baseline
 
 demo: setup      ## render dives, build them with TFDS, train, evaluate, show the result
 	$(BIN)/python launch.py render --config=configs/demo.py
@@ -28,7 +31,7 @@ demo: setup      ## render dives, build them with TFDS, train, evaluate, show th
 	$(BIN)/python launch.py evaluate $(DEMO) --checkpoint=latest
 
 test: setup-torch   ## the tests, full-size ones left out
-	$(BIN)/python -m pytest -q -m 'not slow'
+	$(BIN)/python -m pytest -q -n auto -m 'not slow'
 
 test-slow: setup-torch   ## the full-size tests
 	$(BIN)/python -m pytest -q -m slow
@@ -39,4 +42,4 @@ check: setup-torch  ## lint, format and types
 	$(BIN)/pyrefly check
 
 clean:           ## remove the environment and what the demo made
-	rm -rf .venv runs data
+	rm -rf .venv runs/demo data/rendered data/rendered_tfds

@@ -61,4 +61,4 @@ def test_full_size_training_step_and_evaluation(tmp_path):
     table = json.loads((tmp_path / "run/evaluation.json").read_text())
     assert len(table["dives"]) == 2
     for dive in table["dives"]:
-        assert math.isfinite(dive["predicted"])
+        assert math.isfinite(dive["predicted_score"])
