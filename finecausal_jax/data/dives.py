@@ -25,6 +25,7 @@ DATASET_VERSION = "1.0.0"
 SPLITS = ("train", "test")
 TABLE_KEY = "dives"  # key of the table in the builder's metadata
 RESIZE_KEY = "resize"  # the same of what resized images were resized to
+FINGERPRINT_KEY = "fingerprint"  # the same of a text that tells releases apart
 STORED = RELEASE, RESIZED = ("release", "resized")  # the builder configs
 
 
@@ -134,6 +135,12 @@ class DiveSource:
       resize: None reads the release's bytes; else the images stored resized, which must have been
         resized so.
 
+    Attributes:
+      infos: what is known about each dive, in the order of the records.
+      fingerprint: the builder's text that tells releases apart, the same for stored bytes and
+        resized images; empty where the builder wrote none. It covers the annotations and the
+        settings of a made release; the builder does not read the images for it.
+
     Raises:
       ValueError: the split's name is unknown, no finished data set is there, its images were
         resized to another size, its table and its records disagree, or the split is empty.
@@ -146,7 +153,7 @@ class DiveSource:
         self.split = split
         self.resize = resize
         folder = dataset_folder(data_dir, RELEASE if resize is None else RESIZED)
-        rows, self._shards, count = _read_table(folder, split, resize)
+        rows, self.fingerprint, self._shards, count = _read_table(folder, split, resize)
         self.infos: tuple[DiveInfo, ...] = tuple(DiveInfo.from_json(row) for row in rows)
         if not self.infos or not count:
             raise ValueError(
@@ -242,8 +249,9 @@ def image_features(stored: str) -> dict[str, Any]:
 
 def _read_table(
     folder: pathlib.Path, split: str, resize: Resize | None
-) -> tuple[list[Mapping[str, Any]], tuple[str, ...], int]:
-    """Returns the split's rows, its shards as `path[first:end]`, and its number of records."""
+) -> tuple[list[Mapping[str, Any]], str, tuple[str, ...], int]:
+    """Returns the split's rows, the release's fingerprint, the split's shards as
+    `path[first:end]`, and its number of records."""
     option = "" if resize is None else f" --config.data.stored={RESIZED}"
     if not (folder / "dataset_info.json").is_file():
         raise ValueError(
@@ -270,8 +278,9 @@ def _read_table(
             "config.data.data_dir, or read the release's bytes with "
             f"--config.data.stored={RELEASE}"
         )
+    fingerprint = str(info.metadata.get(FINGERPRINT_KEY, ""))
     if split not in info.splits or not info.splits[split].num_examples:
-        return list(table.get(split, [])), (), 0
+        return list(table.get(split, [])), fingerprint, (), 0
     instructions = info.splits[split].file_instructions
     shards = tuple(f"{one.filename}[{one.skip}:{one.skip + one.take}]" for one in instructions)
-    return list(table.get(split, [])), shards, info.splits[split].num_examples
+    return list(table.get(split, [])), fingerprint, shards, info.splits[split].num_examples

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -38,7 +39,8 @@ from finecausal_jax.models.finecausal import Features
 FORMAT = 1
 INDEX = "bank.json"
 SHARD_DIVES = 64  # 17 MB at full size: little is lost when a build is cut short
-ENCODERS = ("base_model", "segmenter", "video_encoder")  # modules that features depend on
+# Paths of the modules that features depend on; `video_encoder` reduces frames in comparisons, too.
+ENCODERS = (("base_model",), ("segmenter",), ("video_encoder", "backbone"))
 # Settings of the network that features depend on; the others only matter to comparisons.
 ENCODER_SETTINGS = (
     "frames",
@@ -70,12 +72,14 @@ def make_fingerprint(
 
     Returns:
       "format", "dtype" of what is stored, "data" (the data set's name and version), "weights" (a
-      hash of the encoders' parameters and statistics), "model.NAME", "preprocessing.NAME",
-      "mask_threshold", and "dives.SPLIT" (a hash of its keys and annotations). Weights and settings
-      that only comparisons read are left out: they change no feature.
+      hash of the encoders' parameters and statistics), "model.NAME", "products" (how matrix
+      products round, see `_products`), "preprocessing.NAME", "mask_threshold", and "dives.SPLIT" (a
+      hash of its keys and annotations, and of the release's fingerprint where the source has one:
+      see `DiveSource.fingerprint`, which tells releases apart but reads no pixels). Weights and
+      settings that only comparisons read are left out: they change no feature.
     """
     weights = {
-        collection: {name: tree[name] for name in ENCODERS if name in tree}
+        collection: {"/".join(path): _module(tree, path) for path in ENCODERS}
         for collection, tree in variables.items()
         if collection in ("params", "batch_stats")
     }
@@ -88,6 +92,7 @@ def make_fingerprint(
         "data": f"{DATASET_NAME} {DATASET_VERSION}",
         "weights": _hash_of_tree(weights),
         **{f"model.{name}": value for name, value in chosen.items()},
+        "products": _products(),
         **{f"preprocessing.{k}": v for k, v in dataclasses.asdict(settings).items()},
         "mask_threshold": float(metrics.LOGIT_THRESHOLD),
         **{f"dives.{split}": _hash_of_dives(source) for split, source in sources.items()},
@@ -165,15 +170,15 @@ def load_bank(folder: str | os.PathLike[str], fingerprint: Fingerprint) -> dict[
 
     Args:
       folder: where `build_bank` put it.
-      fingerprint: what the features are to have been made with. The bank may hold a split that is
-        left out there, and lack one that is there.
+      fingerprint: what the features are to have been made with. A split that is left out there is
+        not read, since nothing says whether it fits; one that the bank lacks is passed over.
 
     Returns:
-      The encoding of each dive by its key, as `score_dives` takes them.
+      The encoding of each dive of the fingerprint's splits by its key, as `score_dives` takes them.
 
     Raises:
-      ValueError: there is no bank, it was made with something else, it is not finished, or a shard
-        cannot be read.
+      ValueError: there is no bank, it was made with something else, what is asked for is not
+        finished, or a shard cannot be read.
     """
     folder = pathlib.Path(folder)
     index = _read_index(folder)
@@ -189,15 +194,20 @@ def load_bank(folder: str | os.PathLike[str], fingerprint: Fingerprint) -> dict[
             "another with `launch.py bank --output=DIR`, or replace it with --overwrite:\n  "
             + "\n  ".join(changed)
         )
-    missing = [name for name in index["shards"] if not (folder / name).is_file()]
+    counts = {
+        name: count
+        for name, (split, _, count) in index["shards"].items()
+        if f"dives.{split}" in fingerprint
+    }
+    missing = [name for name in counts if not (folder / name).is_file()]
     if missing:
         raise ValueError(
-            f"the bank in {folder} is not finished: {len(missing)} of {len(index['shards'])} "
+            f"the bank in {folder} is not finished: {len(missing)} of {len(counts)} "
             f"shards are missing, the first being {missing[0]}; the `launch.py bank` command that "
             "began it goes on"
         )
     encodings: dict[Key, Encoding] = {}
-    for name, (_, _, count) in index["shards"].items():
+    for name, count in counts.items():
         encodings |= _read_shard(folder / name, count)
     return encodings
 
@@ -221,6 +231,8 @@ def _claim(
     folder: pathlib.Path, index: dict[str, Any], overwrite: bool
 ) -> dict[str, tuple[str, int, int]]:
     """Makes the folder this bank's: empty, or with a part of it; returns its shards."""
+    for path in folder.glob(f".{INDEX}.*"):  # what a build was writing that was killed at once
+        path.unlink()
     found = _read_index(folder)
     present = [path for path in folder.iterdir()] if folder.is_dir() else []
     if found is None and present:
@@ -331,4 +343,22 @@ def _hash_of_tree(tree: Any) -> str:
 
 def _hash_of_dives(source: pipeline.Dives) -> str:
     rows = [info.to_json() for info in source.infos]
-    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+    release = getattr(source, "fingerprint", "")
+    return hashlib.sha256(json.dumps([release, rows], sort_keys=True).encode()).hexdigest()
+
+
+def _products() -> str:
+    """How matrix products round their float32 factors.
+
+    A bank made where they are whole serves on every platform: another order of sums changes the
+    last bits alone, as another batch size does. GPUs and TPUs shorten factors unless told otherwise
+    (JAX_DEFAULT_MATMUL_PRECISION=highest), each in its own way, to 8 or 11 significant bits.
+    """
+    platform, precision = jax.default_backend(), jax.config.jax_default_matmul_precision
+    if platform == "cpu" or precision in ("highest", "float32"):
+        return "float32"
+    return f"{precision or 'default'} of {platform}"
+
+
+def _module(tree: Any, path: Sequence[str]) -> Any:
+    return functools.reduce(lambda tree, name: tree.get(name, {}), path, tree)

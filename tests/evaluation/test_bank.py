@@ -20,11 +20,14 @@ QUIET = {"progress": False}
 
 @pytest.fixture
 def variables():
-    """The stand-in's weight, which only its comparison reads, beside an encoder's."""
-    encoder = {"base_model": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}}
+    """The stand-in's weight, which only its comparison reads, beside encoders'."""
     return {
         "weight": jnp.float32(3.0),
-        "params": {**encoder, "regressor_delta1": {"bias": np.zeros(2, np.float32)}},
+        "params": {
+            "base_model": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)},
+            "video_encoder": {"backbone": {"scale": np.ones(2)}, "inc1": {"scale": np.ones(2)}},
+            "regressor_delta1": {"bias": np.zeros(2, np.float32)},
+        },
         "batch_stats": {"segmenter": {"mean": np.ones(3, np.float32)}},
     }
 
@@ -143,6 +146,12 @@ def changed_encoder(model, variables, settings, sources):
     return {"variables": {**variables, "params": params}}
 
 
+def changed_backbone(model, variables, settings, sources):
+    video_encoder = {**variables["params"]["video_encoder"], "backbone": {"scale": np.zeros(2)}}
+    params = {**variables["params"], "video_encoder": video_encoder}
+    return {"variables": {**variables, "params": params}}
+
+
 def changed_statistics(model, variables, settings, sources):
     return {"variables": {**variables, "batch_stats": {"segmenter": {"mean": np.zeros(3)}}}}
 
@@ -166,6 +175,14 @@ def changed_dives(model, variables, settings, sources):
     return {"sources": {**sources, "train": type(train)(train.infos[:-1])}}
 
 
+def changed_pixels(model, variables, settings, sources):
+    """Another release of the same dives."""
+    train = sources["train"]
+    other = type(train)(train.infos)
+    other.fingerprint = "another release"
+    return {"sources": {**sources, "train": other}}
+
+
 def changed_labels(model, variables, settings, sources):
     test = sources["test"]
     first = dataclasses.replace(test.infos[0], frame_labels=np.repeat([1, 2, 3], [4, 2, 2]))
@@ -176,11 +193,13 @@ def changed_labels(model, variables, settings, sources):
     ("change", "field"),
     [
         (changed_encoder, "weights"),
+        (changed_backbone, "weights"),
         (changed_statistics, "weights"),
         (changed_layout, "weights"),
         (changed_model, "model.window_stride"),
         (changed_frames, "preprocessing.resize_height"),
         (changed_dives, "dives.train"),
+        (changed_pixels, "dives.train"),
         (changed_labels, "dives.test"),
     ],
 )
@@ -210,8 +229,55 @@ def test_what_only_the_comparison_reads_does_not_make_a_bank_stale(
     build, load, variables, tmp_path
 ):
     build(tmp_path)
-    params = {**variables["params"], "regressor_delta1": {"bias": np.ones(2, np.float32)}}
+    video_encoder = {**variables["params"]["video_encoder"], "inc1": {"scale": np.zeros(2)}}
+    regressor = {"bias": np.ones(2, np.float32)}
+    params = {**variables["params"], "regressor_delta1": regressor, "video_encoder": video_encoder}
     load(tmp_path, variables={**variables, "params": params, "weight": jnp.float32(9)})
+
+
+def test_encoders_are_modules_of_the_network():
+    network = FineCausal().bind({"params": {"awl": jnp.ones(3)}})
+    encoders = (network.base_model, network.segmenter, network.video_encoder.backbone)
+    assert tuple(module.path for module in encoders) == bank.ENCODERS
+
+
+@pytest.mark.parametrize(
+    ("platform", "precision", "products"),
+    [
+        ("cpu", None, "float32"),
+        ("gpu", "highest", "float32"),
+        ("gpu", None, "default of gpu"),
+        ("tpu", "bfloat16", "bfloat16 of tpu"),
+    ],
+)
+def test_how_products_round_belongs_to_a_bank(
+    build, load, monkeypatch, tmp_path, platform, precision, products
+):
+    build(tmp_path)
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    with jax.default_matmul_precision(precision):
+        if products == "float32":
+            assert len(load(tmp_path)) == 12
+        else:
+            match = f"\n  products: the bank has 'float32', expected '{products}'$"
+            with pytest.raises(ValueError, match=match):
+                load(tmp_path)
+
+
+def test_only_the_splits_that_were_asked_for_are_read(build, load, sources, tmp_path):
+    """Nothing would say whether the others fit."""
+    build(tmp_path)
+    (tmp_path / "train-00003.npz").unlink()  # and they need not be finished
+    test = {"test": sources["test"]}
+    assert set(load(tmp_path, sources=test)) == {info.key for info in test["test"].infos}
+    with pytest.raises(ValueError, match="not finished: 1 of 7 shards"):
+        load(tmp_path)
+
+
+def test_a_build_that_was_killed_at_once_goes_on(build, tmp_path):
+    (tmp_path / ".bank.json.x3k2").write_text('{"fing')
+    assert build(tmp_path) == 12
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_every_setting_of_the_network_is_known_to_matter_or_not():
