@@ -24,6 +24,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from finecausal_jax.benchmark.task import Task
 
+_STATUS = "/proc/self/status"
 _CLEAR_REFS, _RESET_PEAK = "/proc/self/clear_refs", "5"  # Linux: sets VmHWM back to VmRSS
 
 
@@ -46,16 +47,23 @@ class Job(Protocol):
         ...
 
     def matmul(self) -> Callable[[], Any]:
-        """A float32 product of two square matrices of `task.matmul_size` rows."""
+        """A product of two square matrices of `task.matmul_size` rows, in the model's dtype."""
         ...
 
     def peak_device_memory(self, *, reset: bool) -> int | None:
-        """Largest number of bytes in use on the device since the last reset; None on a CPU."""
+        """Largest number of bytes in use on the device since the last reset.
+
+        None on a CPU, and where the device does not tell.
+        """
         ...
 
 
 def serve(make_job: Callable[[Task], Job]) -> None:
-    """Serves one task over standard input and output, then returns."""
+    """Serves one task over standard input and output, then returns.
+
+    Args:
+      make_job: makes the job; may raise where the device is not there.
+    """
     # Libraries print what they like: their standard output becomes standard error.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -70,18 +78,25 @@ def serve(make_job: Callable[[Task], Job]) -> None:
     task = Task.from_json(line)
     pin(task.threads)
     job: Job | None = None
+    counted_from_here = False
     for line in sys.stdin:
         request = json.loads(line)
         try:
             if request["op"] == "prepare":
                 job = make_job(task)
-                answer(_prepare(job, task))
+                report = _prepare(job, task)
+                # What compiling took is not what running takes: the peak counts from here on.
+                give_memory_back(task)
+                counted_from_here = _reset_peak(job)
+                answer(report)
             elif job is None:
                 answer({"error": "asked to run before prepare"})
             elif request["op"] == "run":
-                answer({"seconds": timed(job.operations()[request["name"]])})
+                seconds = timed(job.operations()[request["name"]])
+                give_memory_back(task)
+                answer({"seconds": seconds})
             else:
-                answer(_peak_memory(job))
+                answer(_peak_memory(job, task, reset=counted_from_here))
         except Exception as error:  # told to whoever asked, which carries on without this worker
             traceback.print_exc()
             answer({"error": f"{type(error).__name__}: {error}"})
@@ -100,6 +115,18 @@ def timed(run: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def give_memory_back(task: Task) -> None:
+    """On a CPU, returns freed memory to the system: the others run while this process waits.
+
+    The C library keeps what was freed for later; of a training step those are gigabytes.
+    """
+    if task.device != "cpu":
+        return
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # of the GNU library alone
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _prepare(job: Job, task: Task) -> dict[str, Any]:
     matmul = job.matmul()
     matmul()  # compiles
@@ -109,25 +136,30 @@ def _prepare(job: Job, task: Task) -> dict[str, Any]:
     for run in job.operations().values():
         for _ in range(task.warmup):
             run()
-    # What compiling took is not what running takes: the peak counts from here on.
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-    job.peak_device_memory(reset=True)
-    with contextlib.suppress(OSError), open(_CLEAR_REFS, "w") as file:
-        file.write(_RESET_PEAK)
     return report
 
 
-def _peak_memory(job: Job) -> dict[str, Any]:
+def _reset_peak(job: Job) -> bool:
+    """Starts the marks of used memory anew; returns whether the process's own was."""
+    job.peak_device_memory(reset=True)
+    try:
+        with open(_CLEAR_REFS, "w") as file:
+            file.write(_RESET_PEAK)
+    except OSError:  # not Linux, or a kernel without it
+        return False
+    return True
+
+
+def _peak_memory(job: Job, task: Task, *, reset: bool) -> dict[str, Any]:
+    """The answer to "memory"; without "peak_bytes" where nobody knows."""
     device = job.peak_device_memory(reset=False)
     if device is not None:
         return {"peak_bytes": device, "peak_method": "device memory in use, by its allocator"}
-    with contextlib.suppress(OSError):
-        # Only where the reset is there too, the mark is of the runs alone.
-        if os.access(_CLEAR_REFS, os.W_OK):
-            with open("/proc/self/status") as file:
-                marks = [line.split()[1] for line in file if line.startswith("VmHWM")]
+    if task.device != "cpu":
+        return {"peak_method": "unknown: the device's allocator keeps no mark"}
+    if reset:  # else the mark is of compiling, too
+        with contextlib.suppress(OSError, IndexError), open(_STATUS) as file:
+            marks = [line.split()[1] for line in file if line.startswith("VmHWM")]
             method = "resident memory of the process (VmHWM, reset after warm-up)"
             return {"peak_bytes": int(marks[0]) * 1024, "peak_method": method}
     unit = 1 if sys.platform == "darwin" else 1024

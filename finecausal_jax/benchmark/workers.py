@@ -12,6 +12,12 @@ from typing import Any
 
 _PATIENCE_S = 3600.0  # for one answer: full-size compilations take minutes on a slow machine
 _LAST_LINES = 5  # of a dead worker's standard error that its epitaph repeats
+_LESS_MEMORY = (
+    "lower --config.benchmark.batch_size (in the evaluation --config.evaluate.video_batch) or "
+    "close other programs"
+)
+# What XLA, PyTorch on a GPU, PyTorch on a CPU and Python say where memory runs out.
+_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OutOfMemoryError", "can't allocate memory", "MemoryError")
 
 
 class WorkerError(ValueError):
@@ -76,7 +82,10 @@ class Worker:
             raise WorkerError(f"{self.name}: {self._end()}")
         answer = json.loads(line)
         if "error" in answer:
-            raise WorkerError(f"{self.name}: {answer['error']}")
+            text = answer["error"]
+            if any(sign in text for sign in _OUT_OF_MEMORY):
+                text = f"out of memory; {_LESS_MEMORY}\n    {text.splitlines()[0]}"
+            raise WorkerError(f"{self.name}: {text}")
         return answer
 
     def close(self) -> None:
@@ -105,8 +114,8 @@ class Worker:
         said = "".join(f"\n    {line}" for line in self._errors[-_LAST_LINES:])
         if code == -signal.SIGKILL:
             return (
-                "killed by signal 9, as the system does when memory runs out; lower "
-                "--config.benchmark.batch_size or close other programs" + said
+                f"killed by signal 9, as the system does when memory runs out; {_LESS_MEMORY}"
+                + said
             )
         if code < 0:
             return f"ended by signal {-code}" + said
