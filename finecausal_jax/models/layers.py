@@ -25,6 +25,7 @@ class Conv(nn.Module):
       use_bias: whether to add a bias.
       dtype: compute dtype; parameters stay float32.
       kernel_init: initial kernel; PyTorch's default where None.
+      bias_init: initial bias; PyTorch's default where None.
     """
 
     features: int
@@ -34,6 +35,7 @@ class Conv(nn.Module):
     use_bias: bool = False
     dtype: Any = jnp.float32
     kernel_init: Initializer | None = None
+    bias_init: Initializer | None = None
 
     @nn.compact
     def __call__(
@@ -53,7 +55,7 @@ class Conv(nn.Module):
         padding = self.padding or ((0, 0),) * dims
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), stride, padding)
         if self.use_bias:
-            y = add_bias(y, self.param("bias", default, (self.features,)))
+            y = add_bias(y, self.param("bias", self.bias_init or default, (self.features,)))
         return y
 
 

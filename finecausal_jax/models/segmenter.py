@@ -19,7 +19,8 @@ SIDE_STRIDES = {
     "mixed_3c": (2, 8, 8),
     "mixed_4f": (4, 16, 16),
 }
-small_normal = normal(1e-3)  # as the reference fills every plain convolution here
+# As the reference fills every plain convolution here; all their biases start at zero.
+small_normal = normal(1e-3)
 
 
 class Segmenter(nn.Module):
@@ -78,6 +79,7 @@ class Segmenter(nn.Module):
             use_bias=use_bias,
             dtype=self.dtype,
             kernel_init=small_normal,
+            bias_init=nn.initializers.zeros,
             name=name,
         )
 
