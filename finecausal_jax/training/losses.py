@@ -51,8 +51,7 @@ def transition_loss(
     frames = jnp.arange(probability.shape[1])[None, :, None]
     target = frames == transitions[:, None, :]
     chosen = jnp.where(target, probability, 1 - probability)
-    # PyTorch bounds the logarithm at -100, so that a certain mistake stays finite.
-    return -jnp.mean(jnp.maximum(jnp.log(chosen), -100.0))
+    return -jnp.mean(_bounded_log(chosen))
 
 
 def mask_loss(
@@ -97,6 +96,22 @@ def total_loss(
         jnp.float32(0),
     )
     return Losses(loss, loss_aqa, loss_tas, loss_mask)
+
+
+@jax.custom_jvp
+def _bounded_log(x: Float[Array, "*m"]) -> Float[Array, "*m"]:
+    """The logarithm as PyTorch's cross-entropy takes it: a certain mistake stays finite.
+
+    At least -100, and with a derivative of at most 1e12. The derivative of the plain logarithm is
+    infinite at 0, and times the zero one of a saturated sigmoid that is not a number.
+    """
+    return jnp.maximum(jnp.log(x), -100.0)
+
+
+@_bounded_log.defjvp
+def _bounded_log_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+    (x,), (tangent,) = primals, tangents
+    return _bounded_log(x), tangent / jnp.maximum(x, 1e-12)
 
 
 def _focal(logits: Float[Array, "*m"], target: Float[Array, "*m"]) -> Float[Array, ""]:

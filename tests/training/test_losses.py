@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,6 +24,32 @@ def test_transition_loss_is_the_mean_over_frames_and_channels():
     np.testing.assert_allclose(got, want, rtol=1e-6)
     certain = losses.transition_loss(jnp.zeros((1, 4, 2)), jnp.array([[1, 2]]))
     np.testing.assert_allclose(certain, 25.0)  # one of four frames at the bound of 100
+
+
+def test_transition_loss_gradient_is_finite_where_the_sigmoid_is_saturated():
+    def loss(logits):
+        return losses.transition_loss(jax.nn.sigmoid(logits), jnp.array([[1, 2]]))
+
+    # Channel 0: certain, right at frames 0 and 1, wrong at 2 and 3. Channel 1: uncertain.
+    logits = np.float32([[-200, 200, 200, 9], [0.5, -2, 1, 3]]).T[None]
+    target = np.array([[0, 1, 0, 0], [0, 0, 1, 0]]).T[None]
+    value, gradient = jax.jit(jax.value_and_grad(loss))(logits)
+    probability = 1 / (1 + np.exp(-np.float64(logits)))
+    want = (probability - target) / 8  # by hand, of the mean over 4 frames and 2 channels
+    want[0, 2, 0] = 0  # as PyTorch has it: a saturated sigmoid lets no gradient through
+    # One wrong frame at the bound of 100; the other is 9 but for rounding 1 - p by 6e-8 of 1e-4.
+    uncertain = -np.log(np.where(target, probability, 1 - probability)[..., 1]).sum()
+    np.testing.assert_allclose(value, (100 + 9 + uncertain) / 8, atol=1e-3)
+    assert np.isfinite(gradient).all()
+    np.testing.assert_allclose(gradient, want, rtol=1e-5, atol=1e-8)
+
+
+def test_mask_loss_wants_foreground_where_the_mask_is():
+    logits = np.log(np.float32([3, 1 / 3, 3, 1 / 3, 3, 1 / 3])).reshape(1, 1, 6, 1, 1)
+    mask = np.float32([1, 0, 0, 0, 0, 0]).reshape(1, 6, 1, 1)  # four right, two wrong
+    right, wrong = 0.25**2 * -math.log(0.75), 0.75**2 * -math.log(0.25)
+    got = jax.jit(lambda *inputs: losses.mask_loss([inputs[0]], inputs[1], 1))(logits, mask)
+    np.testing.assert_allclose(got, (4 * right + 2 * wrong) / 6, rtol=1e-6)
 
 
 def test_mask_loss_sums_the_maps_and_rounds_the_mask():
