@@ -1,6 +1,7 @@
 """The pure training step."""
 
 import dataclasses
+from collections.abc import Set
 from typing import Any
 
 import jax
@@ -20,12 +21,13 @@ class StepSettings:
     """What a training step does besides the model and the optimiser.
 
     Attributes:
-      freeze_base: stop the gradients of `base_model` and `segmenter`. Parity: the segmenter's
-        running statistics still move.
+      freeze_base: keep the parameters of `base_model` and `segmenter`, and what the optimiser
+        knows of them, as they are. Parity: the segmenter's running statistics still move.
       max_epoch: epochs of the schedule.
       steps_per_epoch: micro-batches an epoch.
       static_labels_until: share of `max_epoch` after which the static encoder is cut at predicted
-        transitions instead of labelled ones; 1, the reference's value, is never.
+        transitions instead of labelled ones; from 1 on, the reference's value, never, however
+        long the training goes on.
     """
 
     freeze_base: bool = False
@@ -58,8 +60,10 @@ def train_step(
     videos = jax.tree.map(lambda q, e: jnp.concatenate([q, e]), batch["query"], batch["exemplar"])
     frames, mask = normalize(videos["frames"]), scale_mask(videos["mask"])
     rngs = {"dropout": jax.random.fold_in(key, state.step)}
-    epoch = state.step // settings.steps_per_epoch
-    from_prediction = epoch > settings.static_labels_until * settings.max_epoch
+    from_prediction = None
+    if settings.static_labels_until < 1:
+        epoch = state.step // settings.steps_per_epoch
+        from_prediction = epoch > settings.static_labels_until * settings.max_epoch
 
     def loss_of(params: Any) -> tuple[jax.Array, tuple[losses.Losses, Any]]:
         if settings.freeze_base:
@@ -81,11 +85,12 @@ def train_step(
 
     gradients, (parts, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
     updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    if settings.freeze_base:
+        before = state.params, state.opt_state
+        params, opt_state = _with_frozen((params, opt_state), before, state.params.keys())
     new_state = TrainState(
-        step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        batch_stats=batch_stats,
-        opt_state=opt_state,
+        step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
     )
     return new_state, parts
 
@@ -107,3 +112,26 @@ def pair_losses(
     loss_tas = losses.transition_loss(out.transition_probability, videos["transitions"])
     loss_mask = losses.mask_loss(out.mask_logits, mask, window_stride)
     return losses.total_loss(params["awl"], loss_aqa, loss_tas, loss_mask)
+
+
+def _with_frozen(after: Any, before: Any, modules: Set[str]) -> Any:
+    """Puts the frozen modules of every tree like the parameters back, Adam's moments among them.
+
+    Zero gradients alone would not do: Adam goes on moving parameters by the moments they have, such
+    as those of a converted checkpoint. PyTorch passes over parameters without a gradient.
+
+    Args:
+      after: any tree, with dicts by module inside.
+      before: the same tree before the step.
+      modules: names of all modules, by which those dicts are known.
+    """
+
+    def is_by_module(node: Any) -> bool:
+        return isinstance(node, dict) and node.keys() == modules
+
+    def restore(new: Any, old: Any) -> Any:
+        if not is_by_module(new):
+            return new
+        return {**new, **{module: old[module] for module in FROZEN_BASE if module in old}}
+
+    return jax.tree.map(restore, after, before, is_leaf=is_by_module)
