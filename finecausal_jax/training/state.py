@@ -45,11 +45,20 @@ class Optimiser:
       schedule: learning rates by micro-batch.
       accumulate: micro-batches whose gradients one step adds up (sums, as the reference does).
       clip_norm: largest global norm of the summed gradient; 0 for no limit, as in the reference.
+
+    Raises:
+      ValueError: `clip_norm` is negative.
     """
 
     schedule: Schedule
     accumulate: int = 2
     clip_norm: float = 0.0
+
+    def __post_init__(self):
+        if not self.clip_norm >= 0:
+            raise ValueError(
+                f"optimiser: clip_norm is {self.clip_norm}, expected a norm, or 0 for no limit"
+            )
 
 
 def make_optimiser(settings: Optimiser) -> optax.GradientTransformation:
