@@ -9,8 +9,10 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from absl import logging
 
 from finecausal_jax.data.dives import RELEASE, RESIZE_KEY, RESIZED, dataset_folder
 from finecausal_jax.data.resizing import Resize
@@ -25,12 +27,13 @@ def build_dataset(
     skip_bad: bool = False,
     overwrite: bool = False,
     progress: bool = False,
+    say: Callable[[str], object] = logging.info,
 ) -> pathlib.Path:
     """Builds `data_dir/finediving_hm/CONFIG/VERSION` from a release.
 
     TFDS writes into a folder of another name and renames it when it is complete. A data set that
-    is already there is kept if it was built from the same release, to the same size, without
-    skipping any dive.
+    is already there is kept if it was built from the same annotations, to the same size, without
+    skipping any dive; frames and masks that changed since are not noticed.
 
     Args:
       manual_dir: the release.
@@ -38,8 +41,9 @@ def build_dataset(
       resize: None keeps the release's bytes (builder config `release`), else pixels resized so are
         stored (builder config `resized`).
       skip_bad: leave dives with problems out and list them in `skipped.json` of the data set.
-      overwrite: replace a data set that was built from another release or has skipped dives.
+      overwrite: build in any case, and replace the data set that is there.
       progress: whether to show progress bars.
+      say: takes a line of text where a data set is kept.
 
     Returns:
       The data set's folder.
@@ -54,7 +58,7 @@ def build_dataset(
     folder = dataset_folder(data_dir, stored)
     print_of_release = fingerprint(root, skip_bad=skip_bad)
     _clear_leftovers(folder)
-    if folder.exists():
+    if folder.exists() and not overwrite:
         # Skipped dives may have been put right since, which the fingerprint does not tell.
         complete = not (folder / "skipped.json").exists()
         metadata = _metadata(folder)
@@ -62,17 +66,17 @@ def build_dataset(
         found = None if size is None else Resize(**size)
         same_release = complete and metadata.get("fingerprint") == print_of_release
         if same_release and found == resize:
+            say(f"kept as it is: {folder} has the annotations of {root}; --overwrite builds again")
             return folder
-        if not overwrite:
-            reason = (
-                f"has images resized to {found}, the config asks for {resize}"
-                if same_release
-                else f"was built from another release than {root}, or has skipped dives"
-            )
-            raise ValueError(
-                f"{folder} {reason}: "
-                "pass --overwrite to replace it, or choose another config.data.data_dir"
-            )
+        reason = (
+            f"has images resized to {found}, the config asks for {resize}"
+            if same_release
+            else f"was built from another release than {root}, or has skipped dives"
+        )
+        raise ValueError(
+            f"{folder} {reason}: "
+            "pass --overwrite to replace it, or choose another config.data.data_dir"
+        )
     import tensorflow_datasets as tfds
 
     from tfds_finecausal.finediving_hm.finediving_hm_dataset_builder import Builder

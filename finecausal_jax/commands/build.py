@@ -4,7 +4,8 @@ Reads config.data.manual_dir (the real release or a rendered one), checks all of
 config.data.data_dir: the release's JPEG bytes, or with --config.data.stored=resized pixels that are
 already resized, which are read several times faster and give the same results. Stops with one error
 that lists every problem, or leaves the dives concerned out with --skip_bad and lists them in
-skipped.json of the data set.
+skipped.json of the data set. A data set of the same annotations and size is kept, and the command
+says so; --overwrite builds it again.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def define_flags() -> None:
     absl_flags.DEFINE_bool(
         "overwrite",
         False,
-        "replace a data set of another release or size, or with skipped dives",
+        "build in any case: replaces a data set of another release or size, one with skipped "
+        "dives, or one whose frames or masks were corrected since",
     )
 
 
@@ -54,6 +56,7 @@ def run(flags: Any) -> int:
         skip_bad=flags.skip_bad,
         overwrite=flags.overwrite,
         progress=True,
+        say=print,
     )
     table = json.loads((folder / "metadata.json").read_text())[TABLE_KEY]
     counts = ", ".join(f"{len(table[split])} {split} dives" for split in SPLITS)

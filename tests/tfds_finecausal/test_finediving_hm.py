@@ -223,10 +223,10 @@ def test_a_missing_release_is_answered_with_how_to_get_it(tmp_path):
         assert words in str(caught.value)
 
 
-def _build_flags(release, data_dir, **data):
+def _build_flags(release, data_dir, overwrite=False, **data):
     config = demo.get_config()
     config.data.update(manual_dir=str(release), data_dir=str(data_dir), **data)
-    return types.SimpleNamespace(config=config, skip_bad=False, overwrite=False)
+    return types.SimpleNamespace(config=config, skip_bad=False, overwrite=overwrite)
 
 
 def test_build_command(small_release, tmp_path, capsys):
@@ -240,6 +240,28 @@ def test_build_command(small_release, tmp_path, capsys):
     assert DiveSource(tmp_path, "test", resize=Resize(32, 57))[0].frames.shape[1:] == (57, 32, 3)
     with pytest.raises(ValueError, match="data.stored is 'shrunk', expected one of release, res"):
         build_command.run(_build_flags(small_release, tmp_path, stored="shrunk"))
+
+
+def test_corrected_images_are_read_when_asked(spoiled, tmp_path, capsys):
+    data_dir = tmp_path / "data"
+    build_command.run(_build_flags(spoiled, data_dir))
+    assert "kept" not in capsys.readouterr().out
+    before = DiveSource(data_dir, "train")[0]
+    competition, index = before.info.key
+    mask = min((spoiled / "FineDiving_HM" / competition / str(index)).iterdir())
+    corrected = mask.with_name(f"{int(mask.stem) + 1:05d}.jpg").read_bytes()
+    assert corrected != before.masks[0]
+    mask.write_bytes(corrected)
+
+    build_command.run(_build_flags(spoiled, data_dir))  # the annotations are the same
+    folder = dataset_folder(data_dir, "release")
+    said = capsys.readouterr().out
+    assert f"kept as it is: {folder} has the annotations of {spoiled}; --overwrite builds" in said
+    assert DiveSource(data_dir, "train")[0].masks == before.masks
+    build_command.run(_build_flags(spoiled, data_dir, overwrite=True))
+    assert "kept" not in capsys.readouterr().out
+    assert DiveSource(data_dir, "train")[0].masks == (corrected, *before.masks[1:])
+    assert len(list(folder.parent.iterdir())) == 1
 
 
 def test_shards_follow_tfds(small_release):
