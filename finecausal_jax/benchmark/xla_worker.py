@@ -9,6 +9,7 @@ import functools
 import itertools
 import time
 from collections.abc import Callable
+from importlib import metadata
 from typing import Any
 
 import jax
@@ -43,8 +44,8 @@ class _XlaJob:
             "first_seconds": {},
             "flops": {},
             "checks": {},
-            "device": jax.devices()[0].device_kind,
-            "versions": {"jax": jax.__version__},
+            "device": _first_device(task.device).device_kind,
+            "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax")},
         }
 
     def operations(self) -> dict[str, Callable[[], Any]]:
@@ -53,7 +54,8 @@ class _XlaJob:
     def matmul(self) -> Callable[[], Any]:
         side = self.task.matmul_size
         values = np.random.default_rng(0).random((2, side, side), np.float32)
-        first, second = jax.device_put(values[0]), jax.device_put(values[1])
+        dtype = self.config.model.dtype
+        first, second = (jax.device_put(jnp.asarray(value, dtype)) for value in values)
         product = jax.jit(jnp.matmul)
         return lambda: jax.block_until_ready(product(first, second))
 
@@ -85,6 +87,10 @@ class _XlaJob:
         self._operations[name] = run
         return result
 
+    def _is_inexact(self) -> bool:
+        """Whether the device shortens float32 products unless told otherwise."""
+        return self.task.device != "cpu"
+
 
 class Forward(_XlaJob):
     """A batch of pairs, from normalised frames to scores, transitions and the fused mask."""
@@ -102,10 +108,6 @@ class Forward(_XlaJob):
         out["mask"] = out["mask"][_SAMPLE]
         self._report["checks"] = {name: np.ravel(x).tolist() for name, x in out.items()}
         return self._report
-
-    def _is_inexact(self) -> bool:
-        """Whether the device shortens float32 products unless told otherwise."""
-        return self.task.device != "cpu"
 
 
 class Train(_XlaJob):
@@ -160,14 +162,17 @@ class Evaluation(_XlaJob):
         encode = jax.jit(functools.partial(encode_batch, model))
         compare = jax.jit(functools.partial(_compare, model))
 
+        def features_by(one: Any) -> tuple[Any, Any]:
+            """The query's and the exemplars'."""
+            features = [
+                jax.device_get(one(variables, videos[i : i + 1], masks[i : i + 1]))[0]
+                for i in range(1 + task.exemplars)
+            ]
+            return features[0], jax.tree.map(lambda *rows: np.concatenate(rows), *features[1:])
+
         one = self._compile("encode_one", encode, variables, videos[:1], masks[:1])
-        features = [
-            jax.device_get(one(variables, videos[i : i + 1], masks[i : i + 1]))[0]
-            for i in range(1 + task.exemplars)
-        ]
         # On the host, as a bank is stored: moving it to the device belongs to a comparison.
-        query = features[0]
-        bank = jax.tree.map(lambda *rows: np.concatenate(rows), *features[1:])
+        query, bank = features_by(one)
         pairs = self._compile("compare", compare, variables, query, bank)
         batch = max(1, min(task.video_batch, len(videos)))
         several = one
@@ -187,8 +192,12 @@ class Evaluation(_XlaJob):
         )
         self._first("compare", lambda: np.asarray(pairs(variables, query, bank)))
         deltas = self._first("new_dive", new_dive)
-        if task.device == "cpu":
-            self._report["checks"] = {"delta": deltas.tolist()}
+        if self._is_inexact():
+            with jax.default_matmul_precision("highest"):
+                exact_one = encode.lower(variables, videos[:1], masks[:1]).compile()
+                exact_pairs = compare.lower(variables, query, bank).compile()
+            deltas = np.asarray(exact_pairs(variables, *features_by(exact_one)))
+        self._report["checks"] = {"delta": deltas.tolist()}
         return self._report
 
 
@@ -215,6 +224,18 @@ class Pipeline(_XlaJob):
             self._first(stored, functools.partial(_repeat, load))
         self._report["pairs_a_run"] = _PIPELINE_BATCHES * self.task.batch_size
         return self._report
+
+
+def _first_device(device: str) -> jax.Device:
+    """The device that is timed; raises RuntimeError, with what to install, where there is none."""
+    try:
+        return jax.devices()[0]
+    except RuntimeError as error:
+        extra = {"gpu": "cuda12", "tpu": "tpu"}.get(device)
+        mend = f"; install JAX for it with pip install -e '.[{extra}]'" if extra else ""
+        raise RuntimeError(
+            f"--device={device}: JAX finds no such device{mend}; it says: {error}"
+        ) from error
 
 
 def _loader(batches: Batches) -> Callable[[], Any]:

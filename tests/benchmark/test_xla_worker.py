@@ -1,0 +1,99 @@
+"""XLA's worker around networks that cost nothing: what it runs, checks and says."""
+
+from __future__ import annotations
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import finecausal_jax as fc
+from configs import demo
+from finecausal_jax.benchmark import xla_worker
+from finecausal_jax.benchmark.task import Task, write_inputs
+
+
+@pytest.fixture
+def config():
+    config = demo.get_config()
+    config.data.frames, config.data.frame_size = 8, 8
+    return config
+
+
+@pytest.fixture
+def make_job(config, tmp_path, monkeypatch):
+    """A section in this process; the network has no weights."""
+    monkeypatch.setattr(xla_worker._XlaJob, "_variables", lambda self: jnp.float32(2.0))
+
+    def make(section, device="cpu"):
+        write_inputs(config, 3, tmp_path)
+        sizes = {"batch_size": 1, "exemplars": 2, "video_batch": 2, "matmul_size": 8}
+        options = {"warmup": 0, "threads": 1, "device": device}
+        plain = {**config.to_dict()}
+        return xla_worker.make_job(Task(section, str(tmp_path), plain, **sizes, **options))
+
+    return make
+
+
+class Mean:
+    """A video's features are its mean, a delta is the difference of two times a variable."""
+
+    window_stride = 4
+
+    def __init__(self):
+        self.precisions = []
+
+    def clone(self, **changes):
+        assert changes == {"graph_scope": "pair"}
+        return self
+
+    def apply(self, scale, *features, method):
+        self.precisions.append((method, jax.config.jax_default_matmul_precision))
+        if method == "encode":
+            (videos,) = features
+            mean = jnp.mean(videos, axis=(1, 2, 3, 4))[:, None, None]
+            logits = jnp.stack([videos[:, s : s + 4, ..., 0] for s in (0, 4)], axis=1)
+            return fc.Features(mean, mean, mean, (logits,))
+        size = scale * (features[0].video_feature - features[1].video_feature)[:, 0]
+        delta = jnp.concatenate([size, -size])
+        stages = jnp.broadcast_to(delta, (len(delta), 3))
+        return types.SimpleNamespace(
+            delta=delta,
+            stage_delta_dynamic=stages,
+            stage_delta_static=stages,
+            transitions=jnp.zeros((len(delta), 2), jnp.int32),
+        )
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_an_evaluation_is_checked_with_whole_products(make_job, monkeypatch, device):
+    model = Mean()
+    monkeypatch.setattr(xla_worker.settings, "make_model", lambda config: model)
+    job = make_job("evaluation", device)
+    checks = job.prepare()["checks"]
+    means = job.task.inputs()["frames"].mean((1, 2, 3, 4))
+    np.testing.assert_allclose(checks["delta"], 2 * (means[0] - means[1:]), rtol=1e-3, atol=1e-6)
+    # Timed as it is, and where that is inexact checked apart from it.
+    exact = [("encode", "highest"), ("compare", "highest")]
+    plain = [("encode", None), ("compare", None), ("encode", None)]  # one video, then several
+    assert model.precisions == plain + (exact if device == "gpu" else [])
+    assert set(job.operations()) == {"encode_batch", "compare", "new_dive"}
+
+
+def test_a_device_that_is_not_there_says_what_to_install(make_job, monkeypatch):
+    def devices():
+        raise RuntimeError("Unknown backend cuda")
+
+    monkeypatch.setattr(xla_worker.jax, "devices", devices)
+    message = r"--device=gpu: JAX finds no such device.*'\.\[cuda12\]'; it says: Unknown backend"
+    with pytest.raises(RuntimeError, match=message):
+        make_job("forward", "gpu")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_peak_is_of_the_models_dtype(make_job, config, dtype):
+    config.model.dtype = dtype
+    product = make_job("forward").matmul()()
+    assert (product.dtype, product.shape) == (dtype, (8, 8))
