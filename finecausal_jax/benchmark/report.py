@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -29,6 +29,8 @@ _TITLES = {
     "pairs_a_second_resized": "pairs a second, resized",
 }
 
+_SPREAD = ("median", "min", "max")
+_COMPILED = "PyTorch compiled"
 _CORES_NOTE = "Pairs a second: of one thread, and so of each core"
 
 
@@ -40,31 +42,34 @@ def print_tables(whole: Mapping[str, Any], console: Console | None = None) -> No
       console: where to print; None is standard output.
     """
     console = console or Console()
-    times = Table(
-        box=box.SIMPLE_HEAD, title="Seconds a run", title_justify="left", padding=(0, 1, 0, 0)
-    )
-    for heading in ("what", "worker"):
-        times.add_column(heading)
-    for heading in ("median", "min", "max", "compile", "GB", "of peak"):
-        times.add_column(heading, justify="right", no_wrap=True)
+    times = _table("Seconds a run", ("what", "worker"), (*_SPREAD, "compile", "GB", "of peak"))
+    rates = _table("Pairs a second", ("what",), (*_SPREAD, "GB"))
     notes = []
     for section, result in whole["sections"].items():
         for worker, quantities in result["summary"].items():
             entry = result["workers"][worker]
+            memory = _number(entry["peak_bytes"] / 1e9 if "peak_bytes" in entry else None)
             for quantity, row in quantities.items():
+                title = _TITLES.get(quantity, quantity)
+                numbers = [_number(row[name]) for name in _SPREAD]
+                if section == "pipeline":
+                    rates.add_row(title, *numbers, memory)
+                    continue
                 share = row.get("share_of_matmul_peak")
                 times.add_row(
-                    _TITLES.get(quantity, quantity),
+                    title,
                     worker,
-                    *(_number(row[name]) for name in ("median", "min", "max")),
-                    _number(_compiling(entry)),
-                    _number(entry["peak_bytes"] / 1e9 if "peak_bytes" in entry else None),
+                    *numbers,
+                    _number(_compiling(worker, entry)),
+                    memory,
                     "-" if share is None else f"{100 * share:.0f} %",
                 )
         notes += [f"{section} failed: {text}" for text in result["failures"].values()]
         if "skipped" in result:
             notes.append(f"{section} skipped: {result['skipped']}")
-    console.print(times)
+    for table in (times, rates):
+        if table.row_count:
+            console.print(table)
     if whole["targets"]:
         console.print(_targets(whole))
     sizes = whole["config"]["benchmark"]
@@ -79,30 +84,42 @@ def print_tables(whole: Mapping[str, Any], console: Console | None = None) -> No
         notes.append(f"Pairs a second: of {workers} worker processes" if workers else _CORES_NOTE)
     notes.append(
         f"{whole['machine']['processor']}, {whole['threads']} cores, device {whole['device']}, "
-        f"batches of {sizes['batch_size']}, {whole['config']['model']['dtype']}; compile: the "
-        "section's first run where nothing tells it apart; GB: peak memory"
+        f"batches of {sizes['batch_size']}, {whole['config']['model']['dtype']}"
+    )
+    notes.append(
+        "compile: seconds, of the whole section; of compiled PyTorch its first run. GB: peak "
+        "memory. Of peak: a worker's own count of operations a second (XLA's of its program, all "
+        "of PyTorch as its reference setting) in those of the machine's fastest matrix product"
     )
     for note in notes:
         console.print(Text(note, style="dim"))
 
 
-def _targets(whole: Mapping[str, Any]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title="How many times as fast", title_justify="left")
-    for heading in ("what", "against"):
+def _table(title: str, texts: Sequence[str], numbers: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 1, 0, 0))
+    for heading in texts:
         table.add_column(heading)
-    for heading in ("XLA", "PyTorch", "ratio", "target", "met"):
+    for heading in numbers:
         table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _targets(whole: Mapping[str, Any]) -> Table:
+    headings = ("XLA", "PyTorch", "ratio", "of rounds", "target", "met")
+    table = _table("How many times as fast", ("what", "against"), headings)
     for row in whole["targets"]:
         ratio, target = f"{row['ratio']:.2f} x", f"{row['at_least']:g} x"
         if "memory_at_most" in row:
-            ratio += f", memory {_number(row['memory_ratio'])}"
-            target += f", <= {row['memory_at_most']:g}"
+            ratio += f"\nmemory {_number(row['memory_ratio'])}"
+            target += f"\n<= {row['memory_at_most']:g}"
+        rounds = [f"{row[key]:.2f}" for key in ("ratio_min", "ratio_max") if key in row]
         table.add_row(
             row["what"],
             row["against"] if row["setting"] == row["against"] else row["setting"] + " (best)",
             _number(row["xla_seconds"]),
             _number(row["torch_seconds"]),
             ratio,
+            " - ".join(rounds),
             target,
             {True: "yes", False: "no", None: "-"}[row["met"]],
         )
@@ -175,9 +192,11 @@ def _bars(summary: Mapping[str, Any]) -> list[tuple[str, str, dict[str, float]]]
     ]
 
 
-def _compiling(entry: Mapping[str, Any]) -> float:
-    """Seconds; PyTorch compiles in its first run."""
-    return sum(entry["compile_seconds"].values()) or sum(entry["first_seconds"].values())
+def _compiling(worker: str, entry: Mapping[str, Any]) -> float | None:
+    """Seconds, of all operations; `torch.compile` does it in its first run, the eager never."""
+    if worker == _COMPILED:
+        return sum(entry["first_seconds"].values())
+    return sum(entry["compile_seconds"].values()) or None
 
 
 def _number(value: float | None) -> str:

@@ -2,14 +2,17 @@
 
 Each section starts a fresh process for XLA and for each PyTorch setting, so that its peak memory is
 its own. Each is prepared alone; then rounds follow in which every process runs once while the
-others wait, so that a change in the machine's mood meets them all.
+others wait, so that a change in the machine's mood meets them all. Each round begins with another
+process.
 """
 
 from __future__ import annotations
 
+import datetime
 import os
 import pathlib
 import platform
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +22,7 @@ import ml_collections
 
 from finecausal_jax import settings
 from finecausal_jax.benchmark import results
+from finecausal_jax.benchmark.results import XLA
 from finecausal_jax.benchmark.task import (
     SECTIONS,
     Task,
@@ -30,7 +34,6 @@ from finecausal_jax.benchmark.workers import Worker, WorkerError
 
 TORCH_SETTINGS = ("reference", "channels_last", "compiled")  # `torch_baseline.SETTINGS`
 DEVICES = ("cpu", "gpu", "tpu")
-XLA = "XLA"
 COMMANDS = {
     XLA: (sys.executable, "-m", "finecausal_jax.benchmark.xla_worker"),
     **{
@@ -69,13 +72,18 @@ def check_options(
         unknown = [value for value in values if value not in known]
         if unknown:
             raise ValueError(f"{flag}: {', '.join(unknown)} is none of {', '.join(known)}")
+    if not sections:
+        raise ValueError(f"--sections is empty, expected some of {', '.join(SECTIONS)}")
     options = config.benchmark
     for name, value, least in (
         ("--rounds", rounds, 1),
         ("--config.benchmark.batch_size", options.batch_size, 1),
         ("--config.benchmark.warmup", options.warmup, 0),
         ("--config.benchmark.threads", options.threads, 0),
+        ("--config.benchmark.matmul_size", options.matmul_size, 1),
         ("--config.benchmark.test_dives", options.test_dives, 1),
+        ("--config.benchmark.train_dives", options.train_dives, 0),
+        ("--config.evaluate.video_batch", config.evaluate.video_batch, 1),
         ("--config.evaluate.exemplars", config.evaluate.exemplars, 1),
     ):
         if value < least:
@@ -89,7 +97,9 @@ def check_options(
         raise ValueError(
             f"PyTorch is not installed: install it with pip install -e '.[torch]', {alone}"
         )
-    full = settings.make_model(config).clone(graph_scope="pair", dtype="float32")
+    # What the baseline has, too, or what changes no number.
+    free = {"graph_scope": "pair", "dtype": "float32", "remat": "none"}
+    full = settings.make_model(config).clone(**free)
     from finecausal_jax.models.finecausal import FineCausal
 
     if full != FineCausal(dtype="float32") or config.data.frame_size != 112:
@@ -123,10 +133,8 @@ def run(
       commands: how each worker is started.
 
     Returns:
-      The results in plain Python values, see `results.summarize`.
-
-    Raises:
-      ValueError: workers disagree on what they computed; results up to then have been saved.
+      The results in plain Python values, see `results.summarize`. Workers that fail, or disagree on
+      what they computed, are named in a section's "failures".
     """
     options = config.benchmark
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -135,6 +143,8 @@ def run(
     # Every step updates the parameters: with more, only one step in some would be a whole one.
     config.train.accumulate = 1
     found: dict[str, Any] = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
         "config": _plain(config.to_dict()),
         "device": device,
         "rounds": rounds,
@@ -169,7 +179,8 @@ def run(
                 warmup=options.warmup,
                 threads=threads,
                 device=device,
-                matmul_size=options.matmul_size,
+                # On an accelerator, larger: starting a product shall not count.
+                matmul_size=options.matmul_size * (1 if device == "cpu" else 4),
             )
             names = [XLA]
             if section != "pipeline":
@@ -191,15 +202,19 @@ def _run_section(
     """Prepares every worker, checks that they agree, and lets them run in turn."""
     workers: dict[str, Worker] = {}
 
+    def drop(worker: str, reason: str) -> None:
+        """Notes why a worker is left out from then on."""
+        result["failures"][worker] = reason
+        report(f"{base.section}: {reason}")
+        workers.pop(worker).close()
+        save()
+
     def attempt(worker: str, /, **request: Any) -> dict[str, Any] | None:
-        """The worker's answer; one that fails is noted and left out from then on."""
+        """The worker's answer; None, and the worker is dropped, where it fails."""
         try:
             return workers[worker].ask(**request)
         except WorkerError as error:
-            result["failures"][worker] = str(error)
-            report(f"{base.section}: {error}")
-            workers.pop(worker).close()
-            save()
+            drop(worker, str(error))
             return None
 
     checks: dict[str, Any] = {}
@@ -216,11 +231,14 @@ def _run_section(
                 **prepared,
                 "seconds": {operation: [] for operation in _operations(base, name)},
             }
-        result["disagreement"] = results.check_agreement(
+        result["disagreement"], faults = results.check_agreement(
             base.section, checks, base.config["model"]["dtype"]
         )
+        for name, fault in faults.items():
+            drop(name, fault)
         for turn in range(rounds):
-            for name in list(workers):
+            # Each begins in its turn: what a run leaves behind (heat, caches) meets them all.
+            for name in _rotated(list(workers), turn):
                 for operation, seconds in result["workers"][name]["seconds"].items():
                     answer = attempt(name, op="run", name=operation)
                     if answer is None:
@@ -234,6 +252,11 @@ def _run_section(
     finally:
         for worker in workers.values():
             worker.close()
+
+
+def _rotated(names: list[str], turn: int) -> list[str]:
+    first = turn % len(names) if names else 0
+    return names[first:] + names[:first]
 
 
 def _operations(task: Task, worker: str) -> tuple[str, ...]:
@@ -264,10 +287,32 @@ def _machine() -> dict[str, Any]:
     return {
         "processor": chip,
         "cores": os.cpu_count(),
+        "memory_bytes": _memory(),
         "system": platform.system(),
         "python": platform.python_version(),
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(prefixes)},
     }
+
+
+def _memory() -> int | None:
+    """Bytes of the machine's memory, where the system tells."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of this checkout, with "-dirty" where files have changed; None outside of one."""
+    root = pathlib.Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # installed, maybe into somebody else's checkout
+        return None
+    command = ("git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40")
+    try:
+        run = subprocess.run([*command, "--exclude=*"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return run.stdout.strip() if run.returncode == 0 else None
 
 
 def _plain(tree: Any) -> Any:
