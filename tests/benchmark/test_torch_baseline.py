@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pathlib
 import subprocess
@@ -13,12 +14,14 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from finecausal_jax.benchmark import torch_baseline  # noqa: E402
+from finecausal_jax.benchmark.results import LIMITS  # noqa: E402
 from finecausal_jax.benchmark.torch_baseline import (  # noqa: E402
     graph,
     losses,
     segmenter,
     stages,
     temporal_attention,
+    training,
     trunk,
 )
 
@@ -38,13 +41,6 @@ def model():
     """One full-size model, in evaluation mode; tests leave it as they found it."""
     torch.manual_seed(0)
     return torch_baseline.FineCausal().eval()
-
-
-def test_packages_import_without_pytorch():
-    code = "import sys; import finecausal_jax.benchmark; print('torch' in sys.modules)"
-    root = pathlib.Path(__file__).parents[2]
-    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
-    assert (run.stdout.strip(), run.stderr) == ("False", "")
 
 
 def test_missing_pytorch_is_explained():
@@ -242,6 +238,59 @@ def test_a_stage_sees_no_later_stage():
     assert not attention.triu(1).any()
 
 
+class TestShortFloats:
+    """bfloat16 by autocast, which leaves some operations in float32."""
+
+    @pytest.fixture
+    def features(self):
+        return torch_baseline.Features(
+            torch.rand(2, 9, 1024), torch.rand(2, 9, 1024), torch.rand(2, 96, 512)
+        )
+
+    def test_comparison_is_close_to_float32(self, model, features):
+        with torch.no_grad():
+            exact = model.compare(features)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                short = model.compare(features)
+        for name in ("causal_feature", "spatial_attention_layer2", "transition_probability"):
+            want, got = getattr(exact, name), getattr(short, name).float()
+            error = ((got - want).abs().max() / want.abs().max()).item()
+            assert 0 < error < LIMITS["bfloat16"], name
+
+    def test_losses_and_gradients_are_float32(self, model, features):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            outputs = model.compare(features)
+        maps = (torch.zeros(2, 9, 16, 2, 2, dtype=torch.bfloat16),) * 5
+        outputs = dataclasses.replace(outputs, mask_logits=maps)
+        assert outputs.transition_probability.dtype == torch.bfloat16
+        batch = _toy_batch(1.0)._replace(mask=torch.zeros(2, 96, 2, 2))
+        found = training.compute_losses(model, outputs, batch)
+        assert {loss.dtype for loss in found} == {torch.float32}
+        assert found.loss_mask.item() == pytest.approx(5 * 0.25 * math.log(2), rel=1e-6)
+        found.loss.backward()
+        gradient = model.causal_intervention.gat1.lin_l.weight.grad
+        assert gradient.dtype == torch.float32
+        assert gradient.isfinite().all() and gradient.any()
+        model.zero_grad(set_to_none=True)
+
+    def test_autocast_ends_before_the_losses(self, monkeypatch):
+        seen = []
+
+        def note(function):
+            def noted(*arguments, **options):
+                seen.append(torch.is_autocast_enabled("cpu"))
+                return function(*arguments, **options)
+
+            return noted
+
+        monkeypatch.setattr(_Toy, "forward", note(_Toy.forward))
+        monkeypatch.setattr(training, "compute_losses", note(training.compute_losses))
+        exact = torch_baseline.Trainer(_Toy()).step(_toy_batch(1.0))
+        trainer = torch_baseline.Trainer(_Toy(), dtype=torch.bfloat16)
+        assert trainer.step(_toy_batch(1.0)).loss_tas == exact.loss_tas
+        assert seen == [False, False, True, False]
+
+
 class TestLosses:
     def test_score_loss_adds_both_directions(self):
         delta = torch.tensor([[1.0], [2.0], [0.0], [-1.0]])
@@ -338,10 +387,8 @@ class TestTrainer:
         model = _Toy()
         batch = _toy_batch(1.0)
         fields = vars(model(batch.query, batch.exemplar)) | {"mask_logits": None}
-        from finecausal_jax.benchmark.torch_baseline.training import compute_losses
-
         with pytest.raises(ValueError, match="expected outputs with 5 mask maps, got none"):
-            compute_losses(model, torch_baseline.Outputs(**fields), batch)
+            training.compute_losses(model, torch_baseline.Outputs(**fields), batch)
 
     def test_accumulation_below_one_is_refused(self):
         with pytest.raises(ValueError, match="expected at least 1 micro-batch a step, got 0"):

@@ -7,11 +7,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from configs import finediving_hm  # noqa: E402
+from finecausal_jax.benchmark import throughput  # noqa: E402
 from finecausal_jax.benchmark import torch_baseline as tb  # noqa: E402
 from finecausal_jax.benchmark.task import Task, write_inputs, write_weights  # noqa: E402
 from finecausal_jax.benchmark.torch_baseline.worker import TorchJob  # noqa: E402
-
-pytestmark = pytest.mark.slow  # full-size weights
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +41,11 @@ def _cheap_encoders(monkeypatch):
     torch.set_num_threads(before)
 
 
-def task(folder, section, setting="reference"):
+def task(folder, section, setting="reference", device="cpu", dtype="float32"):
     config = finediving_hm.get_config()
     config.train.accumulate = 1
-    return Task(section, str(folder), config.to_dict(), 1, 2, 1, 0, 1, "cpu", 8, setting)
+    config.model.dtype = dtype
+    return Task(section, str(folder), config.to_dict(), 1, 2, 1, 0, 1, device, 8, setting)
 
 
 @pytest.mark.parametrize(
@@ -56,8 +56,11 @@ def task(folder, section, setting="reference"):
         ("evaluation", "score_dive", "delta", 2),
     ],
 )
-def test_each_section_runs_and_tells_what_came_out(folder, section, operation, check, count):
-    job = TorchJob(task(folder, section))
+@pytest.mark.slow  # full-size weights
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_each_section_runs_and_tells_what_came_out(folder, section, operation, check, count, dtype):
+    job = TorchJob(task(folder, section, dtype=dtype))
+    assert job.matmul()().dtype == getattr(torch, dtype)
     before = job.model.decoder4.state_dict()["model.0.norm_q.weight"].clone()
     prepared = job.prepare()
     assert len(prepared["checks"][check]) == count
@@ -68,13 +71,53 @@ def test_each_section_runs_and_tells_what_came_out(folder, section, operation, c
     assert torch.equal(before, after) != (section == "train")
 
 
+@pytest.mark.slow
 def test_only_the_plain_setting_counts_operations(folder):
     job = TorchJob(task(folder, "forward", "channels_last"))
     assert job.model.frames_format == torch.channels_last
     assert job.prepare()["flops"] == {}
 
 
+@pytest.mark.slow
 def test_a_score_of_the_check_is_a_mean_of_the_run(folder):
     job = TorchJob(task(folder, "evaluation"))
     deltas = job.prepare()["checks"]["delta"]
     assert job.operations()["score_dive"]() == pytest.approx(sum(deltas) / 2, rel=1e-5)
+
+
+def test_a_missing_gpu_is_told_before_all_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match="--device=gpu: PyTorch .* finds no GPU; look for one"):
+        TorchJob(task(tmp_path, "forward", device="gpu"))
+
+
+@pytest.fixture
+def gpu_job(monkeypatch):
+    """A job that takes this machine for one with a GPU, before its model is made."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    before = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
+
+    def make(setting):
+        job = object.__new__(TorchJob)
+        job.task, job.device = task("", "forward", setting, "gpu"), torch.device("cuda")
+        job._use_device()
+        return job
+
+    yield make
+    torch.backends.cudnn.benchmark = before[0]
+    torch.set_float32_matmul_precision(before[1])
+
+
+@pytest.mark.parametrize("setting", throughput.TORCH_SETTINGS)
+def test_a_gpu_is_used_as_well_as_it_can_be_but_by_the_plain_setting(gpu_job, setting):
+    def state():
+        cudnn = torch.backends.cudnn
+        return cudnn.benchmark, torch.get_float32_matmul_precision(), cudnn.allow_tf32
+
+    job = gpu_job(setting)
+    plain = setting == "reference"
+    expected = (False, "highest", True) if plain else (True, "high", True)
+    assert state() == expected
+    # What is checked has whole products in both.
+    assert job._exactly(state, None) == (not plain, "highest", False)
+    assert state() == expected

@@ -74,7 +74,9 @@ class GraphAttention(nn.Module):
         logits = (hidden * self.att).sum(-1)  # [e, 4]
         alpha = _softmax_by_target(logits, target, count)
         weighted = messages * self.dropout(alpha).unsqueeze(-1)
-        out = torch.zeros_like(left).index_add(0, target, weighted)  # [n, 4, c]
+        # Summed in the weights' float32, also where autocast shortens the messages.
+        total = torch.zeros_like(left, dtype=weighted.dtype)
+        out = total.index_add(0, target, weighted)  # [n, 4, c]
         return out.flatten(1) + self.bias, alpha
 
 

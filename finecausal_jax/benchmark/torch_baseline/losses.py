@@ -15,7 +15,7 @@ _GAMMA = 2.0  # focusing power of the focal loss (Lin et al. 2017, arXiv:1708.02
 
 
 class LossWeights(nn.Module):
-    """`awl`: weighs losses by learned uncertainties (Kendall et al. 2018, arXiv:1705.07115)."""
+    """`awl`: weighs losses by learned uncertainties (Liebel and Koerner 2018, arXiv:1805.06334)."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -54,6 +54,7 @@ class Trainer:
         accumulate: micro-batches whose gradients are summed before a step; 2 in the reference.
         freeze_base: stops the gradients of `base_model` and `segmenter`; the segmenter's running
             statistics still move.
+        dtype: to compute in; below float32 the forward pass runs under autocast.
 
     Raises:
         ValueError: where `accumulate` is below 1.
@@ -66,6 +67,7 @@ class Trainer:
         schedule: Schedule | None = None,
         accumulate: int = 2,
         freeze_base: bool = False,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         if accumulate < 1:
             raise ValueError(
@@ -76,6 +78,7 @@ class Trainer:
         self.model.frozen_encoders = freeze_base
         self.schedule = schedule or Schedule()
         self.accumulate = accumulate
+        self.dtype = dtype
         self.micro_batches = 0
         base = list(model.base_model.parameters())
         of_base = {id(parameter) for parameter in base}
@@ -106,7 +109,10 @@ class Trainer:
 
     def backward(self, batch: Batch) -> StepLosses:
         """Adds a micro-batch's gradients to the parameters' `grad`, without an update."""
-        outputs = self.model(batch.query, batch.exemplar, transitions=batch.transitions)
+        device = batch.query.device.type
+        with torch.autocast(device, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            outputs = self.model(batch.query, batch.exemplar, transitions=batch.transitions)
+        # Without autocast, which refuses this cross-entropy on a GPU and knows no backward pass.
         losses = compute_losses(self.model, outputs, batch)
         losses.loss.backward()
         return StepLosses(*(loss.detach() for loss in losses))
@@ -117,7 +123,7 @@ def compute_losses(model: FineCausal, outputs: Outputs, batch: Batch) -> StepLos
 
     Args:
         model: has the loss weights.
-        outputs: of the model for the batch.
+        outputs: of the model for the batch; in shorter floats, they are lengthened first.
         batch: the pairs; its frames are not read.
 
     Returns:
@@ -132,7 +138,8 @@ def compute_losses(model: FineCausal, outputs: Outputs, batch: Batch) -> StepLos
             " take the outputs from frames, not from stored features."
         )
     mask = torch.stack([batch.mask[:, i : i + WINDOW_FRAMES] for i in WINDOW_STARTS], dim=1)
-    aqa = score_loss(outputs.delta, batch.query_completeness, batch.exemplar_completeness)
-    tas = transition_loss(outputs.transition_probability, batch.transitions)
-    masks = mask_loss(outputs.mask_logits, mask)
+    delta, probability = outputs.delta.float(), outputs.transition_probability.float()
+    aqa = score_loss(delta, batch.query_completeness, batch.exemplar_completeness)
+    tas = transition_loss(probability, batch.transitions)
+    masks = mask_loss([logits.float() for logits in outputs.mask_logits], mask)
     return StepLosses(aqa, tas, masks, model.awl((aqa, tas, masks)))
