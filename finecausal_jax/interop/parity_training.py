@@ -19,13 +19,8 @@ from finecausal_jax.interop.parity_forward import segmentation, stored_features
 from finecausal_jax.interop.pytorch import rename_to_pytorch
 from finecausal_jax.interop.reference import Reference
 from finecausal_jax.models.finecausal import FineCausal, Outputs
-from finecausal_jax.training.losses import (
-    Losses,
-    delta_loss,
-    mask_loss,
-    total_loss,
-    transition_loss,
-)
+from finecausal_jax.training.losses import Losses, delta_loss, total_loss, transition_loss
+from finecausal_jax.training.steps import pair_losses
 
 _LIMITS = {
     "loss": checks.DELTA_LOSS,
@@ -53,8 +48,12 @@ def compare_train(reference: Reference) -> Iterator[Check]:
             transitions=labels.transitions,
             mutable=["batch_stats"],
         )
-        mask = jnp.float32(case["loss_mask"])
-        return labels.losses(variables["params"], out, mask), (out, updates, None)
+        # Put together here and not by `pair_losses`, since the masks' loss is given.
+        loss_aqa = sum(delta_loss(out.delta, labels.query, labels.exemplar))
+        loss_tas = transition_loss(out.transition_probability, labels.transitions)
+        loss_mask = jnp.float32(case["loss_mask"])
+        losses = total_loss(variables["params"]["awl"], loss_aqa, loss_tas, loss_mask)
+        return losses, (out, updates, None)
 
     yield from _step(reference, "compare_train", record, forward, features, labels)
 
@@ -68,6 +67,10 @@ def train_step(reference: Reference) -> Iterator[Check]:
     query, query_mask = reference.clip(case["seed"], "query", case["batch"])
     exemplar, exemplar_mask = reference.clip(case["seed"], "exemplar", case["batch"])
     mask = np.concatenate([query_mask, exemplar_mask])
+    videos = {
+        "completeness": jnp.concatenate([labels.query, labels.exemplar]),
+        "transitions": jnp.asarray(labels.transitions),
+    }
 
     def forward(variables: Any, query: Any, exemplar: Any, mask: Any) -> tuple[Losses, Any]:
         out, updates = model.apply(
@@ -78,10 +81,11 @@ def train_step(reference: Reference) -> Iterator[Check]:
             transitions=labels.transitions,
             mutable=["batch_stats"],
         )
-        loss_mask = mask_loss(out.mask_logits, mask, model.window_stride)
+        # The training step's own function, so that what it puts together is what is checked.
+        losses = pair_losses(variables["params"], out, videos, mask, model.window_stride)
         counts = mask_counts(out.mask_logits[-1], mask, model.window_stride)
         out = out.replace(mask_logits=None)  # 290 MB a pair that nothing below reads
-        return labels.losses(variables["params"], out, loss_mask), (out, updates, counts)
+        return losses, (out, updates, counts)
 
     yield from _step(reference, "train_step", record, forward, (query, exemplar, mask), labels)
 
@@ -95,12 +99,6 @@ class _Labels:
         both = np.array(case["query_transitions"] + case["exemplar_transitions"])
         self.transitions = both.astype(np.int32)
         self.difficulty = np.array(case.get("difficulty", np.ones_like(self.query)), np.float32)
-
-    def losses(self, params: Any, out: Outputs, loss_mask: Any) -> Losses:
-        """The losses of the batch, given the masks' loss."""
-        loss_aqa = sum(delta_loss(out.delta, self.query, self.exemplar))
-        loss_tas = transition_loss(out.transition_probability, self.transitions)
-        return total_loss(params["awl"], loss_aqa, loss_tas, loss_mask)
 
 
 def _without_dropout(case: Mapping[str, Any]) -> FineCausal:
