@@ -9,7 +9,8 @@ that error relative to the tensor's largest value, and whether it is within its 
     python launch.py verify --reference=tests/reference --cases=compare,forward_pair --only_misses
 
 --checkpoint=A --against=B prints the differences between two sets of weights, tensor by tensor,
-largest first. Each is a workdir (DIR, or DIR:STEP), a .pth or a .safetensors file.
+largest first. Each is a workdir, a .pth or a .safetensors file. Of a workdir it takes the best
+checkpoint; DIR:latest and DIR:STEP name another.
 
     python launch.py verify --checkpoint=runs/released --against=best.pth
 
@@ -30,7 +31,7 @@ def define_flags() -> None:
     flags.DEFINE_string("reference", None, "Folder of reference cases; its seeded.py is executed.")
     flags.DEFINE_list("cases", [], "Names of the cases to run; all where left out.")
     flags.DEFINE_bool("only_misses", False, "Print only tensors that miss their limit.")
-    flags.DEFINE_string("checkpoint", None, "Weights: a workdir, DIR:STEP, .pth or .safetensors.")
+    flags.DEFINE_string("checkpoint", None, "Weights: DIR, DIR:latest, DIR:STEP, or a file.")
     flags.DEFINE_string("against", None, "The weights to compare --checkpoint with.")
 
 
@@ -55,7 +56,9 @@ def run(flags: Any) -> int:
 def _compare(first: str, second: str) -> int:
     from finecausal_jax.interop.difference import differences, read_any
 
-    rows, only_first, only_second, equal = differences(read_any(first), read_any(second))
+    (one, what), (two, what_else) = read_any(first), read_any(second)
+    print(f"{what}, against {what_else}")
+    rows, only_first, only_second, equal = differences(one, two)
     for row in rows:
         print(row)
     for where, names in ((first, only_first), (second, only_second)):

@@ -13,6 +13,7 @@ from finecausal_jax.interop import names, workdirs
 from finecausal_jax.interop.checkpoint_files import read_weights
 from finecausal_jax.interop.conversion import flattened
 from finecausal_jax.interop.pytorch import State, WeightsError, rename_to_pytorch
+from finecausal_jax.training.checkpoints import VARIABLES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,31 +42,39 @@ class Difference:
         )
 
 
-def read_any(where: str) -> State:
-    """The weights of a workdir ("DIR" is its latest checkpoint, or "DIR:STEP") or of a file.
+def read_any(where: str) -> tuple[State, str]:
+    """The weights of a workdir or of a file.
+
+    Args:
+      where: "DIR" for the best checkpoint of a workdir, "DIR:WHICH" for its best or latest one or
+        that of a step; or a file.
 
     Returns:
-      {module: {key: array}} under the names and in the layouts of a released file.
+      {module: {key: array}} under the names and in the layouts of a released file; and what was
+      read, in words.
 
     Raises:
       ValueError: there is nothing of the kind; the text names it.
     """
-    path, _, which = where.rpartition(":")
-    folder = pathlib.Path(path if path and which else where)
+    folder, which = pathlib.Path(where), "best"
+    if not folder.is_dir() and ":" in where:
+        path, _, which = where.rpartition(":")
+        folder = pathlib.Path(path)
     if folder.is_dir():
-        step = workdirs.find_step(folder, which if path and which else "latest")
-        items = workdirs.load_items(folder, step, (workdirs.VARIABLES, workdirs.UNUSED))
-        state = rename_to_pytorch(items[workdirs.VARIABLES])
+        step = workdirs.find_step(folder, which)
+        items = workdirs.load_items(folder, step, (VARIABLES, workdirs.UNUSED))
+        state = rename_to_pytorch(items[VARIABLES])
         for module, tensors in flattened(items.get(workdirs.UNUSED, {})).items():
             state.setdefault(module, {}).update(tensors)
-        return state
+        return state, f"{folder}, checkpoint of step {step}"
     source = read_weights(where)
     if source.problems:
         raise WeightsError(where, source.problems)
-    return {
+    state = {
         module: {key.removeprefix("module."): value for key, value in tensors.items()}
         for module, tensors in source.state.items()
     }
+    return state, f"{where}, {source.kind}"
 
 
 def differences(

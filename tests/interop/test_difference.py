@@ -3,8 +3,10 @@
 import math
 
 import numpy as np
+import pytest
 
 from finecausal_jax.interop.difference import differences, read_any
+from finecausal_jax.training.checkpoints import CheckpointStore
 
 
 def test_differences_are_sorted_and_complete():
@@ -45,6 +47,22 @@ def test_files_and_checkpoints_are_read_alike(
 
     path = write_pth(tmp_path / "best.pth", small_state, prefix="module.")
     conversion.save_converted(conversion.convert_file(path, model=small_model), tmp_path / "run")
+    want, what = read_any(str(path))
+    assert what == f"{path}, FineCausal checkpoint"
     for where in (str(tmp_path / "run"), f"{tmp_path / 'run'}:0"):
-        rows, only_one, only_two, equal = differences(read_any(where), read_any(str(path)))
-        assert (rows, only_one, only_two, equal) == ([], [], [], len(small_tensors))
+        found, what = read_any(where)
+        assert what == f"{tmp_path / 'run'}, checkpoint of step 0"
+        assert differences(found, want) == ([], [], [], len(small_tensors))
+
+
+def test_the_best_checkpoint_is_read_unless_another_is_named(tmp_path):
+    with CheckpointStore(tmp_path / "a:b") as store:
+        for step, spearman in ((2, 0.9), (4, 0.1)):
+            awl = np.full(3, step, np.float32)
+            store.save(step, {"variables": {"params": {"awl": awl}}}, {"spearman": spearman})
+    for which, step in (("", 2), (":best", 2), (":latest", 4), (":4", 4)):
+        state, what = read_any(f"{tmp_path / 'a:b'}{which}")
+        assert what == f"{tmp_path / 'a:b'}, checkpoint of step {step}"
+        assert state["awl"]["params"].tolist() == [step] * 3
+    with pytest.raises(ValueError, match="no checkpoint '3' in"):
+        read_any(f"{tmp_path / 'a:b'}:3")
