@@ -2,7 +2,8 @@
 
 import os
 import pathlib
-import tempfile
+import stat
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -14,19 +15,21 @@ def write_atomically(
 
     Args:
       path: where the file goes; its folder is made where missing, a file there is replaced.
-      write: fills the temporary file, whose path it is given.
+      write: fills the temporary file, whose path it is given, or puts another one in its place.
 
     Returns:
-      `path`.
+      `path`, with the mode of any new file: 0666 less the umask.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = pathlib.Path(name)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    # Not mkstemp, whose private file would keep a web server or colleague out. A umask can only be
+    # read by changing it, for all threads; the new file shows what it makes of the mode.
+    temporary.touch(mode=0o666, exist_ok=False)
     try:
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         write(temporary)
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep a web server or colleague out
+        os.chmod(temporary, mode)  # safetensors renames a private file of its own
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ checkpoint never had them: nothing reads them.
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 NEEDS_CONFIG = False
@@ -37,18 +38,41 @@ def run(flags: Any) -> int:
         raise ValueError("export needs --workdir=DIR, the folder of a run or a conversion")
     from finecausal_jax.interop import conversion, export
 
+    output = pathlib.Path(flags.output)
+    # What cannot be written is told before anything is read, which takes a while.
+    if (flags.format == "safetensors") != (output.suffix == ".safetensors"):
+        raise ValueError(
+            f"--output={output} with --format={flags.format}: a name ends in .safetensors if and "
+            "only if the format is safetensors; every reader goes by the name"
+        )
+    if output.is_dir():
+        raise ValueError(f"--output={output} is a folder: expected the name of a file")
+    if flags.format == "safetensors":
+        export.refuse_foreign_config(output)
     model = export.model_of(flags.workdir, flags.config)
     content = export.read_checkpoint(
         flags.workdir, which=flags.checkpoint, model=model, without_causal=flags.fineparser
     )
     if flags.format == "pytorch":
-        export.write_pytorch(content, flags.output, model=model)
+        export.write_pytorch(content, output, model=model)
     else:
         arguments = conversion.model_to_json(model)
-        export.write_safetensors(content, flags.output, model_arguments=arguments)
+        export.write_safetensors(content, output, model_arguments=arguments)
     count = sum(len(tensors) for tensors in content.state.values())
     moments = "with" if content.adam is not None and flags.format == "pytorch" else "without"
-    print(f"wrote {flags.output}: {count} tensors, {moments} Adam's moments")
+    print(
+        f"wrote {output}: checkpoint of step {content.step}, {count} tensors, {moments} Adam's "
+        "moments"
+    )
     if content.defaults:
         print(f"{len(content.defaults)} tensors that nothing reads are zeros")
+    known = [name for name in content.progress if name not in content.unknown]
+    for title, names in (
+        ("progress", known),
+        ("not known, left at what the reference starts with", content.unknown),
+    ):
+        if names:
+            print(f"{title}: " + ", ".join(f"{name} {content.progress[name]:g}" for name in names))
+    if moments == "with" and "epoch" in content.unknown:
+        print("a PyTorch run resumed from it would begin its schedule at the first epoch")
     return 0

@@ -62,7 +62,8 @@ def adam_from_pytorch(
     if problems:
         return None, problems
 
-    steps = np.unique([float(state["step"]) for state in states.values()])  # NaNs count as one
+    # NaNs count as one.
+    steps = np.unique([float(np.asarray(state["step"]).item()) for state in states.values()])
     if len(steps) > 1 or not np.all(np.isfinite(steps)):
         taken = ", ".join(f"{step:g}" for step in steps)
         return None, [f"optimizer: expected one number of steps for all parameters, found {taken}"]

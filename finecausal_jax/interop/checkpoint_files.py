@@ -208,23 +208,47 @@ def _from_safetensors(path: pathlib.Path) -> WeightsFile:
     for name, value in tensors.items():
         module, _, key = name.partition("/")
         blob.setdefault(module, {})[key] = value
-    config = _config_beside(path)
+    config = read_config_beside(path)
+    owner = config.get("file", path.name)  # exports did not note it at first
+    if owner != path.name:
+        raise WeightsError(
+            str(path.with_name("config.json")),
+            [
+                f"file: expected {path.name}, found {owner}: it describes the network of another "
+                "file. Keep each export in a folder of its own with its config.json; where the "
+                "file was renamed, rename it in config.json too"
+            ],
+        )
     blob |= config.get("progress", {})
     result = _released(path, blob)
     result.model = config.get("model")
     return result
 
 
-def _config_beside(path: pathlib.Path) -> dict[str, Any]:
+def read_config_beside(path: pathlib.Path) -> dict[str, Any]:
+    """The `config.json` that an export wrote beside a file; empty where there is none of its kind.
+
+    Raises:
+      WeightsError: it is not JSON, or an entry of an export's is not what it has to be.
+    """
     config = path.with_name("config.json")
     if not config.is_file():
         return {}
     try:
         content = json.loads(config.read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # of UTF-8 too
         raise WeightsError(str(config), [f"not JSON: {error}"]) from error
-    ours = isinstance(content, dict) and content.get("format") == CONFIG_FORMAT
-    return content if ours else {}
+    if not isinstance(content, dict) or content.get("format") != CONFIG_FORMAT:
+        return {}
+    kinds = {"file": str, "model": dict, "progress": dict}
+    problems = [
+        f"{name}: expected a {kind.__name__}, found {_kind_of(content[name])}"
+        for name, kind in kinds.items()
+        if name in content and not isinstance(content[name], kind)
+    ]
+    if problems:
+        raise WeightsError(str(config), problems)
+    return content
 
 
 def _plain(path: pathlib.Path, value: Any) -> Any:

@@ -23,6 +23,7 @@ from finecausal_jax.interop.expected import (
 from finecausal_jax.interop.order import CAUSAL_MODULES, MODULES
 from finecausal_jax.interop.pytorch import Conversion, State, WeightsError, convert_state
 from finecausal_jax.models.finecausal import FineCausal
+from finecausal_jax.training.checkpoints import ADAM, VARIABLES
 from finecausal_jax.training.state import init_variables
 
 
@@ -78,7 +79,8 @@ def convert_file(
     """
     source = read_weights(path)
     if model is None:
-        model = model_from_json(source.model) if source.model else full_size()
+        beside = str(source.path.with_name("config.json"))
+        model = model_from_json(source.model, beside) if source.model else full_size()
     expected = expected_tensors(model)
     conversion = convert_state(source.state, expected, may_lack=_may_lack(source.kind))
     problems = source.problems + conversion.problems
@@ -116,9 +118,9 @@ def save_converted(converted: Converted, workdir: str | pathlib.Path) -> pathlib
     Raises:
       ValueError: the workdir already has checkpoints.
     """
-    items = {workdirs.VARIABLES: converted.variables, workdirs.UNUSED: nested(converted.unused)}
+    items = {VARIABLES: converted.variables, workdirs.UNUSED: nested(converted.unused)}
     if converted.adam is not None:
-        items[workdirs.ADAM] = converted.adam
+        items[ADAM] = converted.adam
     origin = {
         "source": converted.source.path.name,
         "kind": converted.source.kind,
@@ -166,15 +168,26 @@ def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
     return result
 
 
-def model_from_json(arguments: Mapping[str, Any]) -> FineCausal:
-    """A FineCausal from keyword arguments as `config.json` holds them."""
+def model_from_json(arguments: Mapping[str, Any], where: str) -> FineCausal:
+    """A FineCausal from keyword arguments as `model_to_json` gives them.
+
+    Args:
+      arguments: plain values.
+      where: the file they are from.
+
+    Raises:
+      WeightsError: FineCausal has no such argument, or no such dtype.
+    """
     known = {field.name for field in dataclasses.fields(FineCausal)} - {"parent", "name"}
     unknown = sorted(arguments.keys() - known)
     if unknown:
-        raise WeightsError("config.json", [f"model.{name}: no such argument" for name in unknown])
+        raise WeightsError(where, [f"model.{name}: no such argument" for name in unknown])
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
     if "dtype" in values:
-        values["dtype"] = np.dtype(values["dtype"])
+        try:
+            values["dtype"] = np.dtype(values["dtype"])
+        except TypeError as error:
+            raise WeightsError(where, [f"model.dtype: {error}"]) from error
     return FineCausal(**values)
 
 

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import os
 import pathlib
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 import numpy as np
 
+from finecausal_jax.files import write_atomically
 from finecausal_jax.interop import workdirs
 from finecausal_jax.interop.adam import adam_to_pytorch, find_moments
-from finecausal_jax.interop.checkpoint_files import CONFIG_FORMAT, PROGRESS
+from finecausal_jax.interop.checkpoint_files import CONFIG_FORMAT, PROGRESS, read_config_beside
 from finecausal_jax.interop.conversion import flattened, model_from_json
 from finecausal_jax.interop.expected import expected_tensors, flat_leaves, full_size
 from finecausal_jax.interop.order import CAUSAL_MODULES, OPTIMIZER_GROUPS
 from finecausal_jax.interop.pytorch import State, WeightsError, to_pytorch
 from finecausal_jax.models.finecausal import FineCausal
+from finecausal_jax.training.checkpoints import ADAM, FOLDER, OPTIMISER, VARIABLES
 
-# What the reference starts with, for a run that never saw its training loop.
+# What the reference starts with, where neither a converted file nor the run's metrics tell.
 _NO_PROGRESS = {"epoch": 0, "epoch_best_aqa": 0, "rho_best": 0, "L2_min": 1000, "RL2_min": 1000}
 
 # The reference's rates, which a resumed run sets anew from its schedule.
@@ -34,16 +35,21 @@ class Export:
     """A checkpoint in the released layout.
 
     Attributes:
+      step: number of the checkpoint.
       state: {module: {key: array}}, every tensor of a released file.
       adam: {"mu", "nu", "count"}, or None.
-      progress: epoch and best metrics.
+      progress: epoch and best metrics, as `PROGRESS`: the last whole epoch, counted from 0;
+        Spearman; errors not times 100.
+      unknown: names in `progress` of which nothing is known; what the reference starts with.
       defaults: unused tensors that the checkpoint did not keep, "module/key", filled with zeros.
       optimizer_groups: whether the optimizer's groups are to be written without moments too.
     """
 
+    step: int
     state: State
     adam: dict[str, Any] | None
     progress: dict[str, int | float]
+    unknown: list[str]
     defaults: list[str]
     optimizer_groups: bool
 
@@ -66,7 +72,9 @@ def model_of(
     if config is not None:
         return settings.make_model(config)
     arguments = workdirs.read_origin(workdir).get("model")
-    return model_from_json(arguments) if arguments else full_size()
+    if not arguments:
+        return full_size()
+    return model_from_json(arguments, str(saved.with_name(workdirs.ORIGIN_FILE)))
 
 
 def read_checkpoint(
@@ -88,12 +96,11 @@ def read_checkpoint(
       ValueError: there is no such checkpoint, or it does not fit the model.
     """
     step = workdirs.find_step(workdir, which)
-    names = (workdirs.VARIABLES, workdirs.UNUSED, workdirs.ADAM, workdirs.OPTIMISER)
-    items = workdirs.load_items(workdir, step, names)
-    variables = items[workdirs.VARIABLES]
+    items = workdirs.load_items(workdir, step, (VARIABLES, workdirs.UNUSED, ADAM, OPTIMISER))
+    variables = items[VARIABLES]
     _check(f"{workdir}, checkpoint {step}", variables, expected_tensors(model))
     unused = flattened(items.get(workdirs.UNUSED, {}))
-    adam = items.get(workdirs.ADAM) or find_moments(items.get(workdirs.OPTIMISER))
+    adam = items.get(ADAM) or find_moments(items.get(OPTIMISER))
     state = to_pytorch(variables, unused)
     expected = expected_tensors(model)
     defaults = [
@@ -103,10 +110,20 @@ def read_checkpoint(
     ]
     if without_causal:
         state = {m: tensors for m, tensors in state.items() if m not in CAUSAL_MODULES}
-    converted = workdirs.ADAM in items or workdirs.OPTIMISER not in items
-    origin = workdirs.read_origin(workdir) if converted else {}
-    progress = _NO_PROGRESS | origin.get("progress", {})
-    return Export(state, adam, progress, defaults, optimizer_groups=not converted)
+    converted = ADAM in items or OPTIMISER not in items
+    if converted:
+        known = workdirs.read_origin(workdir).get("progress", {})
+    else:
+        known = _measured(workdirs.read_metrics(workdir, step), step)
+    return Export(
+        step=step,
+        state=state,
+        adam=adam,
+        progress=_NO_PROGRESS | known,
+        unknown=[name for name in PROGRESS if name not in known],
+        defaults=defaults,
+        optimizer_groups=not converted,
+    )
 
 
 def write_pytorch(
@@ -166,7 +183,7 @@ def write_pytorch(
         with partial.open("wb") as file:  # given a path, PyTorch would write its name into the file
             torch.save(blob, file)
 
-    _write_whole(path, save)
+    write_atomically(path, save)
 
 
 def write_safetensors(
@@ -174,7 +191,8 @@ def write_safetensors(
 ) -> None:
     """Writes safetensors, names "module/key" in PyTorch's layouts, and `config.json` beside it.
 
-    Adam's moments are not written.
+    Adam's moments are not written. `config.json` belongs to this one file, which it names: settings
+    that change no shape could not be told to be another network's.
 
     Args:
       export: from `read_checkpoint`.
@@ -182,15 +200,12 @@ def write_safetensors(
       model_arguments: FineCausal's keyword arguments, for `config.json`.
 
     Raises:
-      ValueError: the folder has a `config.json` that is not an export's.
+      ValueError: the folder is a workdir, or has a `config.json` of something else.
     """
     from safetensors.numpy import save_file
 
-    beside = pathlib.Path(path).with_name("config.json")
-    if beside.exists() and f'"{CONFIG_FORMAT}"' not in beside.read_text():
-        raise ValueError(
-            f"{beside} is not an export's and would be replaced; choose another folder"
-        )
+    path = pathlib.Path(path)
+    refuse_foreign_config(path)
     tensors = {
         f"{module}/{key}": np.asarray(value, order="C")
         for module, state in export.state.items()
@@ -198,13 +213,74 @@ def write_safetensors(
     }
     config = {
         "format": CONFIG_FORMAT,
+        "file": path.name,
         "layout": "PyTorch; names are module/key",
         "model": dict(model_arguments),
         "progress": {name: export.progress[name] for name in PROGRESS},
     }
     text = json.dumps(config, indent=2) + "\n"
-    _write_whole(path, lambda partial: save_file(tensors, partial))
-    _write_whole(beside, lambda partial: partial.write_text(text))
+
+    def save(partial: pathlib.Path) -> None:
+        save_file(tensors, partial)
+        # Here, so that the two files are replaced one right after the other, when both are written.
+        write_atomically(path.with_name("config.json"), lambda other: other.write_text(text))
+
+    write_atomically(path, save)
+
+
+def refuse_foreign_config(path: pathlib.Path) -> None:
+    """Raises ValueError where an export to `path` would put its `config.json` over another one."""
+    if (path.parent / FOLDER).exists() or (path.parent / workdirs.ORIGIN_FILE).exists():
+        raise ValueError(
+            f"{path.parent} is a workdir, whose config.json is the run's own; choose another "
+            f"folder for {path.name} and its config.json"
+        )
+    beside = path.with_name("config.json")
+    if not beside.exists():
+        return
+    config: dict[str, Any] = {}
+    with contextlib.suppress(WeightsError):  # it is not even JSON
+        config = read_config_beside(path)
+    if not config:
+        raise ValueError(
+            f"{beside} is not an export's and would be replaced; choose another folder"
+        )
+    # One without "file" is from before it was noted: anybody's here.
+    others = [other.name for other in path.parent.glob("*.safetensors") if other.name != path.name]
+    owners = [config["file"]] if "file" in config else others
+    if owners and owners != [path.name]:
+        raise ValueError(
+            f"{beside} belongs to {', '.join(sorted(owners))} and would be replaced by the one of "
+            f"{path.name}: choose another folder, or the same name to replace both files"
+        )
+
+
+def _measured(rows: Sequence[Mapping[str, Any]], step: int) -> dict[str, int | float]:
+    """What the reference notes of its training, as far as a run's metrics tell.
+
+    Args:
+      rows: of `metrics.jsonl`, up to the step.
+      step: micro-batches done.
+    """
+    known: dict[str, int | float] = {}
+    epochs = [row["step"] / row["train/epoch"] for row in rows if row.get("train/epoch")]
+    best = max(
+        (row for row in rows if row.get("test/spearman") is not None),
+        key=lambda row: row["test/spearman"],
+        default=None,
+    )
+    if best is not None:
+        known["rho_best"] = best["test/spearman"]
+    if epochs:
+        # The reference goes on with the epoch after the one that it notes, and counts from 0.
+        per_epoch = round(epochs[-1])
+        known["epoch"] = step // per_epoch - 1
+        if best is not None:
+            known["epoch_best_aqa"] = best["step"] // per_epoch - 1
+    errors = [row["test/r_l2_x100"] for row in rows if row.get("test/r_l2_x100") is not None]
+    if errors:
+        known["RL2_min"] = min(errors) / 100
+    return known
 
 
 def _check(where: str, variables: Mapping[str, Any], expected: Mapping[Any, Any]) -> None:
@@ -233,20 +309,3 @@ def _group(torch: Any, rate: float, numbers: list[int]) -> dict[str, Any]:
     """A group with PyTorch's own defaults for Adam, whatever its version calls them."""
     group = torch.optim.Adam([torch.zeros(1)], lr=rate).state_dict()["param_groups"][0]
     return group | {"params": numbers}
-
-
-def _write_whole(path: str | pathlib.Path, write: Callable[[pathlib.Path], Any]) -> None:
-    """Writes beside `path` and renames: an interrupted write leaves nothing under its name."""
-    path = pathlib.Path(path).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f".{path.name}.partial.", dir=path.parent)
-    os.close(handle)
-    try:
-        write(pathlib.Path(partial))
-        # mkstemp makes private files; give this one the mode of any new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(partial, 0o666 & ~mask)
-        os.replace(partial, path)
-    finally:
-        pathlib.Path(partial).unlink(missing_ok=True)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import collections
+import json
 import math
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from finecausal_jax.interop import names
 from finecausal_jax.interop.checkpoint_files import KINETICS
-from finecausal_jax.interop.conversion import Converted
+from finecausal_jax.interop.conversion import Converted, model_to_json
 from finecausal_jax.interop.order import MODULES
 
 
@@ -25,7 +27,7 @@ def print_conversion(converted: Converted, console: Console | None = None) -> No
     console = console or Console()
     rows = count_by_module(converted)
     source = converted.source
-    table = Table(title=f"{source.path.name}: {source.kind}")
+    table = Table(title=Text(f"{source.path.name}: {source.kind}"))  # a name may hold brackets
     table.add_column("module")
     for title in ("mapped", "values", "dropped", "fresh", "fresh values"):
         table.add_column(title, justify="right")
@@ -41,6 +43,11 @@ def print_conversion(converted: Converted, console: Console | None = None) -> No
         console.print(f"dropped {count}: {reason}")
     if source.kind == KINETICS:
         console.print("each tensor of the file fills both trunks, base_model and segmenter")
+    taken = json.loads(json.dumps(model_to_json(converted.model)))  # as read: no tuples
+    for name, value in (source.model or {}).items():
+        if taken.get(name) != value:
+            line = f"model.{name}: {taken.get(name)} of --config is taken, config.json says {value}"
+            console.print(Text(line))
     whole = [m for m, row in rows.items() if row["fresh"] and not row["mapped"]]
     part = [m for m, row in rows.items() if row["fresh"] and row["mapped"]]
     if whole:

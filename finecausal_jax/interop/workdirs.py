@@ -16,9 +16,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from orbax.checkpoint import v1 as ocp
 
-FOLDER = "checkpoints"
-VARIABLES, OPTIMISER, ADAM, UNUSED = "variables", "optimiser", "adam", "unused"
+from finecausal_jax.training.checkpoints import FOLDER, CheckpointStore
+
+UNUSED = "unused"  # beside training's items: tensors that only the reference holds
 ORIGIN_FILE = "conversion.json"
 
 
@@ -41,15 +43,13 @@ def save_new(
     Raises:
       ValueError: there are checkpoints already.
     """
-    from orbax.checkpoint import v1 as ocp
-
     folder = pathlib.Path(workdir).absolute()
     target = folder / FOLDER
     refuse_checkpoints(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     stage = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial.", dir=folder.parent))
     try:
-        with _as_they_are(ocp):
+        with _as_they_are():
             ocp.save_checkpointables(stage / FOLDER / str(step), dict(items))
         (stage / ORIGIN_FILE).write_text(json.dumps(origin, indent=2) + "\n")
         folder.mkdir(exist_ok=True)
@@ -72,8 +72,6 @@ def refuse_checkpoints(workdir: str | pathlib.Path) -> None:
 
 def find_step(workdir: str | pathlib.Path, which: str) -> int:
     """The step of the "best" or "latest" checkpoint, or of the one with a given number."""
-    from finecausal_jax.training.checkpoints import CheckpointStore
-
     folder = pathlib.Path(workdir)
     if not (folder / FOLDER).is_dir():
         raise ValueError(f"{folder}: no folder {FOLDER} in it; expected a run's --workdir")
@@ -81,19 +79,17 @@ def find_step(workdir: str | pathlib.Path, which: str) -> int:
         return store.find(which)
 
 
-def load_items(workdir: str | pathlib.Path, step: int, names: Sequence[str] = ()) -> dict[str, Any]:
+def load_items(workdir: str | pathlib.Path, step: int, names: Sequence[str]) -> dict[str, Any]:
     """Reads items of a checkpoint as NumPy arrays, wherever and on whatever they were written.
 
     Args:
       workdir: the run's folder.
       step: number of the checkpoint.
-      names: items to read where present; all of them where empty.
+      names: items of arrays, read where present.
     """
-    from orbax.checkpoint import v1 as ocp
-
     path = pathlib.Path(workdir).absolute() / FOLDER / str(step)
     metadata = ocp.checkpointables_metadata(path).metadata
-    wanted = [name for name in names or metadata if name in metadata]
+    wanted = [name for name in names if name in metadata]
     # Arrays as templates: Orbax then gives arrays of NumPy, not of the devices they were saved on.
     abstract = {
         name: jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata[name])
@@ -108,7 +104,16 @@ def read_origin(workdir: str | pathlib.Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def _as_they_are(ocp: Any) -> Any:
+def read_metrics(workdir: str | pathlib.Path, step: int) -> list[dict[str, Any]]:
+    """Rows of a run's `metrics.jsonl` up to a step; none where it has no such file."""
+    path = pathlib.Path(workdir) / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    # A run killed while it writes leaves a part of a line.
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [row for row in rows if row["step"] <= step]
+
+
+def _as_they_are() -> Any:
     """Orbax's settings for writing arrays without copying them first.
 
     Copies guard against changes during a save in the background, which this is not. Weights shrink

@@ -165,12 +165,13 @@ def test_what_is_no_adam_is_named(torch, small_state, small_tensors, spoil, mess
     assert adam_from_pytorch(spoiled, MODULES, small_tensors) == (None, [message])
 
 
-def test_steps_counted_in_plain_integers(torch, small_state, small_tensors):
-    """As PyTorch before 1.12 saved them."""
+@pytest.mark.parametrize("kind", [int, lambda step: step.reshape(1)])
+def test_steps_counted_in_another_form(torch, small_state, small_tensors, kind):
+    """PyTorch before 1.12 saved plain integers."""
     _, optimizer = trained_adam(torch, small_state, OPTIMIZER_GROUPS)
     arrays = as_arrays(optimizer.state_dict())
     for state in arrays["state"].values():
-        state["step"] = int(state["step"])
+        state["step"] = kind(state["step"])
     adam, problems = adam_from_pytorch(arrays, MODULES, small_tensors)
     assert problems == []
     assert (adam["count"], adam["count"].dtype) == (3, np.int32)

@@ -157,6 +157,11 @@ def test_a_foreign_config_beside_safetensors_is_left_alone(tmp_path, small_state
     save_file({"awl/params": small_state["awl"]["params"]}, path)
     (tmp_path / "config.json").write_text('{"model": {"width": 3}}')
     assert read_weights(path).model is None
+    (tmp_path / "config.json").write_text('{"format": "finecausal-jax", "model": [], "file": 3}')
+    with pytest.raises(WeightsError, match=r"config\.json: 2 problems") as caught:
+        read_weights(path)
+    assert "model: expected a dict, found a list" in str(caught.value)
+    assert "file: expected a str, found a int" in str(caught.value)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(WeightsError, match=r"config\.json: 1 problem\n  not JSON"):
         read_weights(path)

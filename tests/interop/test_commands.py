@@ -4,10 +4,12 @@ import types
 
 import numpy as np
 import pytest
+from made_weights import trained_adam
 
 from finecausal_jax.commands import convert, verify
 from finecausal_jax.commands import export as export_command
 from finecausal_jax.interop import export
+from finecausal_jax.interop.order import OPTIMIZER_GROUPS
 
 
 def options(**given):
@@ -42,6 +44,9 @@ def test_convert_export_verify(tmp_path, small_state, small_model, write_pth, mo
         assert export_command.run(flags) == 0
         assert verify.run(options(checkpoint=output, against=source)) == 0
         text = capsys.readouterr().out
+        assert f"wrote {output}: checkpoint of step 0" in text
+        assert "progress: epoch 7, epoch_best_aqa 6, rho_best 0.9447, L2_min 17.5, RL2_m" in text
+        assert "not known" not in text
         assert (
             f"{sum(map(len, small_state.values()))} tensors are equal bit for bit, 0 differ" in text
         )
@@ -52,6 +57,7 @@ def test_convert_export_verify(tmp_path, small_state, small_model, write_pth, mo
     other = str(write_pth(tmp_path / "other.pth", small_state))
     assert verify.run(options(checkpoint=workdir, against=other)) == 1
     text = capsys.readouterr().out
+    assert f"{workdir}, checkpoint of step 0, against {other}, FineCausal checkpoint" in text
     assert "abs  5.00e-01" in text
     assert f"only in {workdir}: decoder1/model.0.norm_q.bias" in text
 
@@ -62,6 +68,39 @@ def test_convert_says_what_is_missing(tmp_path):
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     with pytest.raises(ValueError, match="already holds checkpoints"):
         convert.run(options(source="best.pth", workdir=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "problem"),
+    [
+        ("pytorch", "best.safetensors", "with --format=pytorch: a name ends in .safetensors if"),
+        ("safetensors", "best.pth", "with --format=safetensors: a name ends in .safetensors if"),
+        ("pytorch", "", "is a folder: expected the name of a file"),
+        ("safetensors", "run/a.safetensors", "is a workdir, whose config.json is the run's own"),
+    ],
+)
+def test_an_export_says_what_it_cannot_write_before_it_reads(tmp_path, kind, name, problem):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    flags = options(workdir=str(tmp_path / "run"), format=kind, output=str(tmp_path / name))
+    with pytest.raises(ValueError, match=problem):
+        export_command.run(flags)
+
+
+def test_an_export_tells_what_it_does_not_know(
+    tmp_path, small_state, small_model, write_pth, torch, capsys
+):
+    _, adam = trained_adam(torch, small_state, OPTIMIZER_GROUPS, steps=1)
+    path = write_pth(tmp_path / "best.pth", small_state, optimizer=adam.state_dict())
+    blob = torch.load(path, weights_only=False)
+    del blob["epoch"], blob["L2_min"]
+    torch.save(blob, path)
+    workdir, output = str(tmp_path / "run"), str(tmp_path / "back.pth")
+    assert convert.run(options(source=str(path), workdir=workdir)) == 0
+    assert export_command.run(options(workdir=workdir, output=output, checkpoint="best")) == 0
+    text = capsys.readouterr().out
+    assert "progress: epoch_best_aqa 6, rho_best 0.9447, RL2_min 0.002338\n" in text
+    assert "not known, left at what the reference starts with: epoch 0, L2_min 1000\n" in text
+    assert "a PyTorch run resumed from it would begin its schedule at the first epoch" in text
 
 
 @pytest.mark.parametrize(
@@ -150,7 +189,10 @@ def test_export_takes_the_runs_own_network(tmp_path):
     (tmp_path / "conversion.json").write_text('{"model": {"embedding": 32, "frame_width": 0.5}}')
     assert export.model_of(tmp_path).embedding == 32
     (tmp_path / "conversion.json").write_text('{"model": {"depth": 3}}')
-    with pytest.raises(ValueError, match="model.depth: no such argument"):
+    with pytest.raises(ValueError, match=r"conversion\.json: .*\n  model.depth: no such argument"):
+        export.model_of(tmp_path)
+    (tmp_path / "conversion.json").write_text('{"model": {"dtype": "float31"}}')
+    with pytest.raises(ValueError, match="model.dtype: data type 'float31' not understood"):
         export.model_of(tmp_path)
     model = {"embedding": 16, "frame_width": 0.25, "dtype": "float32", "stage_frames": [12, 12, 12]}
     config = ml_collections.ConfigDict({"model": model, "data": {"frames": 96}})

@@ -43,7 +43,8 @@ def test_the_saved_checkpoint_holds_it_all(tmp_path, small_state, small_model, w
     converted = convert_file(path, model=small_model)
     folder = conversion.save_converted(converted, tmp_path / "runs" / "a")
     assert folder == tmp_path / "runs" / "a" / "checkpoints" / "0"
-    items = workdirs.load_items(tmp_path / "runs" / "a", 0)
+    names = ("variables", "optimiser", "adam", "unused")
+    items = workdirs.load_items(tmp_path / "runs" / "a", 0, names)
     assert sorted(items) == ["unused", "variables"]
     state = rename_to_pytorch(items["variables"])
     for module, tensors in conversion.flattened(items["unused"]).items():

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import os
+import stat
 
 import numpy as np
 import pytest
 from made_weights import assert_same, trained_adam
+from rich.console import Console
 
-from finecausal_jax.interop import conversion, export
+from finecausal_jax.interop import conversion, export, report, workdirs
 from finecausal_jax.interop.checkpoint_files import read_weights
 from finecausal_jax.interop.conversion import convert_file
 from finecausal_jax.interop.order import CAUSAL_MODULES, OPTIMIZER_GROUPS
@@ -52,6 +55,7 @@ def test_safetensors_round_trip(tmp_path, workdir, small_state, small_model):
     )
     assert found.progress["rho_best"] == 0.9447
     config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["file"] == "best.safetensors"
     assert config["model"]["embedding"] == 32
     # The network's arguments come with the file: no config is needed to convert it.
     again = convert_file(path)
@@ -99,8 +103,6 @@ def test_a_run_that_began_here(tmp_path, small_state, small_model, small_tensors
     """A checkpoint of training has no unused tensors, and its moments lie in optax's state."""
     import optax
 
-    from finecausal_jax.interop import workdirs
-
     variables = from_pytorch(small_state, model=small_model)
     chain = optax.MultiSteps(optax.chain(optax.identity(), optax.scale_by_adam()), 2)
     state = chain.init(variables["params"])
@@ -124,6 +126,55 @@ def test_a_run_that_began_here(tmp_path, small_state, small_model, small_tensors
     assert len(blob["optimizer"]["state"]) == leaves.count("params")
 
 
+def made_run(folder, variables, rows):
+    """A checkpoint of training at step 10, and its run's metrics."""
+    items = {"variables": variables, "optimiser": {"step": np.array(10, np.int32)}}
+    workdirs.save_new(folder, step=10, items=items, origin={})
+    (folder / "conversion.json").unlink()
+    lines = [json.dumps(row) + "\n" for row in rows]
+    (folder / "metrics.jsonl").write_text("".join(lines) + '{"step": 11, "test/spea')
+
+
+def test_a_run_tells_its_epoch_and_best_metrics(tmp_path, small_state, small_model):
+    """Four micro-batches an epoch: at step 10 two epochs are done, the last one is number 1."""
+    rows = [
+        {"step": 4, "train/loss": 3.0, "train/epoch": 1.0},
+        {"step": 4, "test/spearman": 0.5, "test/r_l2_x100": 0.75},
+        {"step": 8, "train/loss": 2.0, "train/epoch": 2.0},
+        {"step": 8, "test/spearman": 0.25, "test/r_l2_x100": 0.5},
+        {"step": 10, "train/loss": 2.0, "train/epoch": 2.5},
+        {"step": 10, "test/spearman": None, "test/r_l2_x100": 4.0},
+        # Behind the checkpoint.
+        {"step": 12, "train/epoch": 3.0},
+        {"step": 12, "test/spearman": 0.75, "test/r_l2_x100": 0.25},
+    ]
+    made_run(tmp_path / "run", from_pytorch(small_state, model=small_model), rows)
+    content = export.read_checkpoint(tmp_path / "run", model=small_model)
+    assert content.step == 10
+    assert content.unknown == ["L2_min"]
+    want = {"epoch": 1, "epoch_best_aqa": 0, "rho_best": 0.5, "L2_min": 1000, "RL2_min": 0.005}
+    assert content.progress == want
+    assert type(content.progress["epoch"]) is int
+
+
+@pytest.mark.parametrize(
+    ("rows", "known"),
+    [
+        ([], {}),
+        # Killed in the first epoch: the reference starts with the one after the noted one.
+        ([{"step": 10, "train/epoch": 0.625}], {"epoch": -1}),
+        # No row of training: how long an epoch is cannot be told.
+        ([{"step": 10, "test/spearman": 0.5}], {"rho_best": 0.5}),
+    ],
+)
+def test_only_what_a_run_knows_is_told(tmp_path, small_state, small_model, rows, known):
+    made_run(tmp_path / "run", from_pytorch(small_state, model=small_model), rows)
+    content = export.read_checkpoint(tmp_path / "run", model=small_model)
+    start = {"epoch": 0, "epoch_best_aqa": 0, "rho_best": 0, "L2_min": 1000, "RL2_min": 1000}
+    assert content.progress == start | known
+    assert content.unknown == [name for name in start if name not in known]
+
+
 def test_a_checkpoint_of_another_model_is_refused(workdir, small_tensors, monkeypatch):
     name = ("decoder1", "model.0.mlp.fc1.weight")
     other = dict(small_tensors)
@@ -143,6 +194,108 @@ def test_a_foreign_config_is_not_replaced(tmp_path, workdir, small_model):
     with pytest.raises(ValueError, match="is not an export's and would be replaced"):
         export.write_safetensors(content, tmp_path / "a.safetensors", model_arguments={})
     assert not (tmp_path / "a.safetensors").exists()
+
+
+@pytest.fixture
+def write(workdir, small_model):
+    """Exports the small network with some arguments as safetensors."""
+    content = export.read_checkpoint(workdir, model=small_model)
+
+    def run(path, **arguments):
+        arguments = conversion.model_to_json(small_model) | arguments
+        export.write_safetensors(content, path, model_arguments=arguments)
+
+    return run
+
+
+def test_a_config_belongs_to_one_file(tmp_path, write):
+    """Settings such as `delta_scale` change no shape: mixed up, nothing else would notice."""
+    first, second = (tmp_path / "out" / f"{name}.safetensors" for name in ("first", "second"))
+    write(first, delta_scale=2.0)
+    data = first.read_bytes()
+    with pytest.raises(ValueError, match=r"config\.json belongs to first\.safetensors and would"):
+        write(second)
+    assert sorted(path.name for path in first.parent.iterdir()) == [
+        "config.json",
+        "first.safetensors",
+    ]
+    assert convert_file(first).model.delta_scale == 2.0
+    write(first, delta_scale=3.0)  # its own may be replaced
+    assert first.read_bytes() == data
+    assert convert_file(first).model.delta_scale == 3.0
+
+    # Moved beside it by hand, or renamed.
+    first.rename(second)
+    with pytest.raises(WeightsError, match=r"file: expected second\.safetensors, found first") as e:
+        convert_file(second)
+    assert str(e.value).startswith(str(tmp_path / "out" / "config.json"))
+
+
+def test_other_settings_than_the_files_own_are_told(tmp_path, small_model, write, capsys):
+    path = tmp_path / "best[bold].safetensors"  # rich would take it for its markup
+    write(path, delta_scale=2.0)
+    console = Console(width=120)
+    report.print_conversion(convert_file(path), console)
+    text = capsys.readouterr().out
+    assert "best[bold].safetensors: FineCausal checkpoint" in text
+    assert "config.json says" not in text
+    report.print_conversion(convert_file(path, model=small_model), console)
+    text = capsys.readouterr().out
+    assert "model.delta_scale: 1.0 of --config is taken, config.json says 2.0\n" in text
+    assert text.count("config.json says") == 1
+
+
+def test_configs_from_before_they_named_a_file(tmp_path, write):
+    first, second = (tmp_path / f"{name}.safetensors" for name in ("first", "second"))
+    write(first, delta_scale=2.0)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["file"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert convert_file(first).model.delta_scale == 2.0
+    with pytest.raises(ValueError, match=r"belongs to first\.safetensors and would be replaced"):
+        write(second)
+    write(first, delta_scale=3.0)
+    assert json.loads((tmp_path / "config.json").read_text())["file"] == "first.safetensors"
+
+
+@pytest.mark.parametrize("fails", ["weights", "config"])
+def test_an_interrupted_export_changes_neither_file(tmp_path, write, monkeypatch, fails):
+    folder = tmp_path / "out"
+    write(folder / "a.safetensors", delta_scale=2.0)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def fail(*_):
+        raise OSError("no space left on device")
+
+    if fails == "weights":
+        monkeypatch.setattr("safetensors.numpy.save_file", fail)
+    else:
+        monkeypatch.setattr("pathlib.Path.write_text", fail)
+    for name in ("a", "b"):
+        target = folder if name == "a" else tmp_path / "new"
+        with pytest.raises(OSError, match="no space"):
+            write(target / f"{name}.safetensors", delta_scale=3.0)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_workdir_gets_no_second_config(workdir, write):
+    with pytest.raises(ValueError, match="is a workdir, whose config.json is the run's own"):
+        write(workdir / "a.safetensors")
+    assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints", "conversion.json"]
+
+
+def test_written_files_have_the_mode_of_any_new_file(tmp_path, workdir, small_model, write):
+    content = export.read_checkpoint(workdir, model=small_model)
+    before = os.umask(0o027)
+    try:
+        write(tmp_path / "a.safetensors")
+        export.write_pytorch(content, tmp_path / "a.pth", model=small_model)
+        assert os.umask(0o027) == 0o027  # unchanged
+    finally:
+        os.umask(before)
+    for name in ("a.safetensors", "config.json", "a.pth"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o640, name
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path, workdir, small_model, monkeypatch, torch):

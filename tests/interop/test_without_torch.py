@@ -106,7 +106,10 @@ def test_safetensors_are_converted_exported_and_come_back(tmp_path):
             "a/first.safetensors", "b/second.safetensors", "run"
         ))
         progress = dict(epoch=3, epoch_best_aqa=3, rho_best=0.9, L2_min=17.5, RL2_min=0.002)
-        content = export.Export(state, None, progress, [], False)
+        content = export.Export(
+            step=0, state=state, adam=None, progress=progress, unknown=[], defaults=[],
+            optimizer_groups=False,
+        )
         export.write_safetensors(
             content, first, model_arguments=conversion.model_to_json(model)
         )
