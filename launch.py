@@ -52,7 +52,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
         # ml_collections passes on a KeyError's text, which is quoted with its line breaks.
         text = str(error.args[0]).strip("\"'").replace("\\'", "'").replace("\\n", "\n")
         return _refuse(f"--config has no such key: {text}")
-    if "config" in flags.FLAGS:
+    if "config" in flags.FLAGS and flags.FLAGS.config is not None:
         try:
             flags.FLAGS.config.to_dict()  # a missing file shows only where the config is used
         except OSError:

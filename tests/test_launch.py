@@ -60,6 +60,13 @@ def test_a_config_key_that_does_not_exist_is_named():
     assert "Traceback" not in result.stderr
 
 
+def test_a_command_that_can_do_without_a_config_does(tmp_path):
+    result = launch("export", f"--workdir={tmp_path}", f"--output={tmp_path / 'x.safetensors'}")
+    assert result.returncode == 2
+    assert str(tmp_path) in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_a_config_file_that_does_not_exist_is_named():
     result = launch("evaluate", "--config=configs/dmeo.py")
     assert result.returncode == 2
