@@ -367,7 +367,9 @@ def _with_moments(opt_state: Any, adam: dict[str, Any]) -> Any:
     kinds = (optax.ScaleByAdamState, optax.ScaleByScheduleState)
 
     def replace(node: Any) -> Any:
-        return node._replace(**{name: adam[name] for name in node._fields})
+        fields = {name: adam[name] for name in node._fields}
+        # Several nodes hold the count, and a buffer can be donated once only.
+        return node._replace(**{**fields, "count": jnp.copy(fields["count"])})
 
     return jax.tree.map(
         lambda node: replace(node) if isinstance(node, kinds) else node,
