@@ -2,8 +2,10 @@
 
 GPUs and TPUs get one direct convolution. XLA's CPU backend is uneven, so there
 
-- a 3-D convolution is a sum over its temporal taps of 2-D convolutions, and so is the gradient of
-  its input;
+- a float32 convolution of stride 1 and 3 or 4 taps per image axis goes by Winograd's algorithm, a
+  few images at a time (`winograd`), and so do both of its gradients;
+- any other 3-D convolution is a sum over its temporal taps of 2-D convolutions, and so is the
+  gradient of its input;
 - the gradient of a wide kernel is that of a direct 3-D convolution: the 2-D one, whose window is as
   large as the image, is several times slower;
 - a convolution of few inputs and many outputs (upsampling) is one product with gathered patches;
@@ -26,6 +28,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from finecausal_jax.models import winograd
 
 Padding = Sequence[tuple[int, int]]
 # Input times output channels from which a kernel's gradient is fastest in 3-D on a CPU.
@@ -78,10 +82,10 @@ def _convolve_backward(
     gradient: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     def transposed(for_x: Any, for_kernel: Any) -> Any:
-        # The map is linear in either argument, so nothing of the forward pass is repeated.
+        # The map is linear in either argument: nothing reads the outputs, so XLA leaves them out.
         def both(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
-            of_x = jax.linear_transpose(lambda x: for_x(x, kernel, stride, padding), x)
-            of_kernel = jax.linear_transpose(lambda k: for_kernel(x, k, stride, padding), kernel)
+            _, of_x = jax.vjp(lambda x: for_x(x, kernel, stride, padding), x)
+            _, of_kernel = jax.vjp(lambda k: for_kernel(x, k, stride, padding), kernel)
             return *of_x(gradient), *of_kernel(gradient)
 
         return both
@@ -221,6 +225,8 @@ def _on_cpu(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Pad
     if _is_stem(kernel, stride):
         x, kernel, padding = _space_to_depth(x, kernel, padding)
         stride = (1,) * len(stride)
+    if winograd.suits(x, kernel, stride):
+        return winograd.convolve(x, kernel, padding)
     if kernel.ndim < 5:
         return _direct(x, kernel, stride, padding)
     if _widens(kernel, stride, 1):
@@ -235,6 +241,8 @@ def _on_cpu_for_kernel(
     if _is_stem(kernel, stride):
         x, kernel, padding = _space_to_depth(x, kernel, padding)
         stride = (1,) * len(stride)
+    if winograd.suits(x, kernel, stride):
+        return winograd.convolve(x, kernel, padding)
     if _widens(kernel, stride, 4):
         return _product_of_patches(x, kernel, padding)
     *_, i, o = kernel.shape
