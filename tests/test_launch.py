@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+import os
 import pathlib
 import re
 import subprocess
@@ -12,6 +13,7 @@ import tomllib
 import pytest
 from ml_collections import config_flags  # noqa: F401  (its import must not start a device either)
 
+import launch as launcher
 from configs import demo, finediving_hm
 from finecausal_jax import FineCausal, settings
 from finecausal_jax.training import loop
@@ -151,3 +153,48 @@ def test_workdir_of_another_config_is_refused(tmp_path):
     config.train.base_lr = 0.5
     with pytest.raises(ValueError, match=r"train.base_lr: was 0.002, is 0.5"):
         loop.claim_workdir(tmp_path / "run", config)
+
+
+@pytest.fixture
+def kernel_setting(tmp_path, monkeypatch):
+    """The kernel's file where programs may ask for huge pages, beside a recent glibc."""
+    monkeypatch.setattr(os, "confstr", lambda name: "glibc 2.36", raising=False)
+    path = tmp_path / "enabled"
+    path.write_text("always [madvise] never\n")
+    return path
+
+
+def test_huge_pages_are_asked_for_beside_what_else_is_set(kernel_setting):
+    changed = launcher.environment_with_huge_pages({"HOME": "/home"}, kernel_setting)
+    assert changed == {"HOME": "/home", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    before = {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1"}
+    changed = launcher.environment_with_huge_pages(before, kernel_setting)
+    assert changed == {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1:glibc.malloc.hugetlb=1"}
+    # Nothing is left to change after the second start, or it would start for ever.
+    assert launcher.environment_with_huge_pages(changed, kernel_setting) is None
+
+
+def test_huge_pages_that_a_user_refuses_are_not_asked_for(kernel_setting):
+    refused = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}
+    assert launcher.environment_with_huge_pages(refused, kernel_setting) is None
+
+
+@pytest.mark.parametrize("setting", ["[always] madvise never", "always madvise [never]", None])
+def test_huge_pages_are_not_asked_for_where_it_changes_nothing(kernel_setting, setting):
+    kernel_setting.unlink() if setting is None else kernel_setting.write_text(setting)
+    assert launcher.environment_with_huge_pages({}, kernel_setting) is None
+
+
+@pytest.mark.parametrize("library", ["glibc 2.31", None])
+def test_huge_pages_are_not_asked_of_another_library(kernel_setting, monkeypatch, library):
+    monkeypatch.setattr(os, "confstr", lambda name: library, raising=False)
+    assert launcher.environment_with_huge_pages({}, kernel_setting) is None
+
+
+def test_a_start_for_huge_pages_keeps_arguments_and_exit_code():
+    """Whether or not this machine has them: as without, in one process."""
+    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    command = [sys.executable, "-X", "utf8", "launch.py", "trian", "--a=b c"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert result.returncode == 2
+    assert "no command 'trian'" in result.stderr

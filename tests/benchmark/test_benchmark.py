@@ -403,3 +403,18 @@ def test_the_full_size_baseline_agrees(section):
     assert found["sections"][section]["failures"] == {}
     assert 0 < found["sections"][section]["disagreement"][REFERENCE] < 2e-4
     assert len(results.summarize(found)["targets"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("inherited", "reference"),
+    [
+        ("glibc.malloc.hugetlb=1", None),
+        ("glibc.malloc.arena_max=1:glibc.malloc.hugetlb=1", "glibc.malloc.arena_max=1"),
+        ("glibc.malloc.arena_max=1", "glibc.malloc.arena_max=1"),
+    ],
+)
+def test_the_reference_alone_has_no_huge_pages(monkeypatch, inherited, reference):
+    monkeypatch.setenv("GLIBC_TUNABLES", inherited)
+    for worker in ("XLA", "PyTorch channels_last", "PyTorch compiled"):
+        assert throughput._environment("cpu", worker)["GLIBC_TUNABLES"] == inherited
+    assert throughput._environment("cpu", "PyTorch reference").get("GLIBC_TUNABLES") == reference

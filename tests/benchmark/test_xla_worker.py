@@ -13,6 +13,7 @@ import finecausal_jax as fc
 from configs import demo
 from finecausal_jax.benchmark import xla_worker
 from finecausal_jax.benchmark.task import Task, write_inputs
+from finecausal_jax.models.convolution import convolve
 
 
 @pytest.fixture
@@ -97,3 +98,11 @@ def test_the_peak_is_of_the_models_dtype(make_job, config, dtype):
     config.model.dtype = dtype
     product = make_job("forward").matmul()()
     assert (product.dtype, product.shape) == (dtype, (8, 8))
+
+
+def test_a_convolution_counts_as_written_however_it_is_computed():
+    x, kernel = jnp.ones((4, 2, 8, 8, 16)), jnp.ones((1, 3, 3, 16, 5))
+    padding = ((0, 0), (0, 0), (0, 0))
+    traced = jax.jit(lambda x, k: convolve(x, k, (1, 1, 1), padding)).trace(x, kernel)
+    assert "convolution" not in traced.lower().as_text()  # Winograd's, on a CPU
+    assert xla_worker.plain_flops(traced) == 2 * (4 * 2 * 6 * 6) * (3 * 3 * 16 * 5)
