@@ -198,3 +198,13 @@ def test_a_start_for_huge_pages_keeps_arguments_and_exit_code():
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert result.returncode == 2
     assert "no command 'trian'" in result.stderr
+
+
+def test_annotations_of_every_module_are_checked_in_tests():
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    checked = options["addopts"].partition("=")[2].split(",")
+    for path in sorted((ROOT / "finecausal_jax").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        prefixes = {".".join(parts[: n + 1]) for n in range(len(parts))}
+        left_out = path.name == "__init__.py" or "torch_baseline" in parts
+        assert left_out or prefixes & set(checked), f"{path}: name it in pyproject.toml"
