@@ -53,8 +53,32 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Pa
     if all(size == 1 for size in kernel.shape[:dims]) and not any(a or b for a, b in padding):
         # A pointwise convolution is a matrix product, which every backend does best.
         picked = x[(slice(None), *(slice(None, None, step) for step in stride))]
-        return picked @ kernel.reshape(kernel.shape[dims:])
+        rows = picked.reshape(-1, picked.shape[-1])
+        return _product(rows, kernel.reshape(kernel.shape[dims:])).reshape(*picked.shape[:-1], -1)
     return _convolve(x, kernel, stride, padding)
+
+
+@jax.custom_vjp
+def _product(rows: jax.Array, kernel: jax.Array) -> jax.Array:
+    return rows @ kernel
+
+
+def _product_forward(
+    rows: jax.Array, kernel: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return rows @ kernel, (rows, kernel)
+
+
+def _product_backward(
+    saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    rows, kernel = saved
+    # Without the barrier XLA computes what comes before twice, once of it turned round, slowly.
+    gradient = lax.optimization_barrier(gradient)
+    return gradient @ kernel.T, rows.T @ gradient
+
+
+_product.defvjp(_product_forward, _product_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -223,14 +247,14 @@ def _direct(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Pad
 
 def _on_cpu(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Padding) -> jax.Array:
     if _is_stem(kernel, stride):
-        x, kernel, padding = _space_to_depth(x, kernel, padding)
+        x, kernel, padding = _planar(*_space_to_depth(x, kernel, padding))
         stride = (1,) * len(stride)
     if winograd.suits(x, kernel, stride):
         return winograd.convolve(x, kernel, padding)
     if kernel.ndim < 5:
         return _direct(x, kernel, stride, padding)
     if _widens(kernel, stride, 1):
-        return _product_of_patches(x, kernel, padding)
+        return _product_of_patches(x, kernel, stride, padding)
     return _sum_of_planar(x, kernel, stride, padding)
 
 
@@ -239,22 +263,18 @@ def _on_cpu_for_kernel(
 ) -> jax.Array:
     """The same, in the form whose gradient by the kernel is fast."""
     if _is_stem(kernel, stride):
-        x, kernel, padding = _space_to_depth(x, kernel, padding)
+        x, kernel, padding = _planar(*_space_to_depth(x, kernel, padding))
         stride = (1,) * len(stride)
     if winograd.suits(x, kernel, stride):
         return winograd.convolve(x, kernel, padding)
     if _widens(kernel, stride, 4):
-        return _product_of_patches(x, kernel, padding)
+        return _product_of_patches(x, kernel, stride, padding)
     *_, i, o = kernel.shape
     if kernel.ndim < 4 or i * o < WIDE:
         return _on_cpu(x, kernel, stride, padding)
-    if kernel.ndim == 5:
-        return _direct(x, kernel, stride, padding)
-    # Images are taken for the frames of short videos, again for the sake of the 3-D path.
-    frames = math.gcd(x.shape[0], 8)
-    videos = x.reshape(x.shape[0] // frames, frames, *x.shape[1:])
-    y = _direct(videos, kernel[None], (1, *stride), ((0, 0), *padding))
-    return y.reshape(x.shape[0], *y.shape[2:])
+    if kernel.ndim == 4:
+        return _product_of_patches(x, kernel, stride, padding)
+    return _direct(x, kernel, stride, padding)
 
 
 def _sum_of_planar(
@@ -279,12 +299,14 @@ def _widens(kernel: jax.Array, stride: Sequence[int], times: int) -> bool:
     return len(window) == 3 and set(stride) == {1} and math.prod(window) * i <= times * o
 
 
-def _product_of_patches(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
-    """A 3-D convolution of stride 1 as a matrix product with what each window sees."""
+def _product_of_patches(
+    x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Padding
+) -> jax.Array:
+    """A convolution as a matrix product with what each window sees."""
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     parts = [x]
-    for axis, size in enumerate(kernel.shape[:3], start=1):
-        parts = [part for whole in parts for part in _window_slices(whole, axis, size, 1)]
+    for axis, (size, step) in enumerate(zip(kernel.shape, stride, strict=False), start=1):
+        parts = [part for whole in parts for part in _window_slices(whole, axis, size, step)]
     return jnp.concatenate(parts, -1) @ kernel.reshape(-1, kernel.shape[-1])
 
 
@@ -322,6 +344,19 @@ def _space_to_depth(
     x = jnp.pad(x, [(0, 0), *grown, (0, 0)])
     x = x[(slice(None), *(slice(0, end) for end in ends))]
     return _pair_up(x, dims, lead=1), _pair_up(kernel, dims, lead=0), tuple(left)
+
+
+def _planar(
+    x: jax.Array, kernel: jax.Array, padding: Padding
+) -> tuple[jax.Array, jax.Array, Padding]:
+    """Makes the temporal taps of a 3-D convolution of stride 1 channels of a planar one."""
+    if kernel.ndim < 5:
+        return x, kernel, padding
+    x = jnp.pad(x, ((0, 0), padding[0], (0, 0), (0, 0), (0, 0)))
+    x = jnp.concatenate(_window_slices(x, 1, kernel.shape[0], 1), -1)
+    taps, *window, i, o = kernel.shape
+    kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(1, *window, taps * i, o)
+    return x, kernel, ((0, 0), *padding[1:])
 
 
 def _pair_up(array: jax.Array, dims: int, lead: int) -> jax.Array:

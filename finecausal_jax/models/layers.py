@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from finecausal_jax.models.convolution import convolve
 from finecausal_jax.models.initial_values import Initializer, uniform_fan_in
+from finecausal_jax.models.normalization import normalize_by_batch
 
 NORM_EPSILON = 1e-5  # PyTorch's default for BatchNorm and LayerNorm
 
@@ -125,17 +126,16 @@ class BatchNorm(nn.Module):
             factor, shift = self.frozen()
             return _affine(x.astype(jnp.float32), factor, shift).astype(self.dtype)
 
-        grouped = x.astype(jnp.float32).reshape(runs, -1, self.features)
-        mean = jnp.mean(grouped, axis=1, keepdims=True)  # [runs, 1, c]
-        centred = grouped - mean
-        var = jnp.mean(jnp.square(centred), axis=1, keepdims=True)
+        groups = () if runs == 1 else (runs,)
+        rows = x.astype(jnp.float32).reshape(*groups, -1, self.features)
+        y, mean, var = normalize_by_batch(rows, self.scale, self.bias, NORM_EPSILON)
         if not self.is_initializing():
-            count = grouped.shape[1]
+            count = rows.shape[-2]
             unbiased = var * (count / max(1, count - 1))
             for run in range(runs):
                 for running, new in ((self.mean, mean), (self.var, unbiased)):
-                    running.value += self.momentum * (new[run, 0] - running.value)
-        y = _affine(centred * jax.lax.rsqrt(var + NORM_EPSILON), self.scale, self.bias)
+                    new = new.reshape(runs, self.features)[run]
+                    running.value += self.momentum * (new - running.value)
         return y.reshape(x.shape).astype(self.dtype)
 
     def frozen(self) -> tuple[Float[Array, " c"], Float[Array, " c"]]:

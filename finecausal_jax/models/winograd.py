@@ -1,11 +1,9 @@
 """Winograd's minimal filtering: convolutions of stride 1 as products of transformed tiles.
 
-An output tile of 4 x 4 pixels of a 3 x 3 convolution takes 144 multiplications a channel pair as
-written, and 36 between the transformed tile of the input and the transformed kernel (Lavin and
+A tile of 4 x 4 x 4 outputs of a 3 x 3 x 3 convolution takes 1728 multiplications a channel pair as
+written, and 216 between the transformed tile of the input and the transformed kernel (Lavin and
 Gray, CVPR 2016). The transforms are sums of shifted copies, cheap as long as they stay in a cache,
 so images are taken a few at a time; over a whole batch at once they cost more than they save.
-
-Temporal taps are not transformed: they are channels of one product.
 """
 
 import functools
@@ -20,12 +18,22 @@ from jax import lax
 
 Padding = Sequence[tuple[int, int]]
 
-TILE = 4  # outputs of a tile per axis
-# Where the polynomials behind the transforms are evaluated, besides infinity, by taps: with these
-# the rounding error is about four times that of the plain sum.
-POINTS = {3: (0.0, 1.0, -1.0, 0.5, -2.0), 4: (0.0, 1.0, -1.0, 0.5, -0.5, 2.0)}
+# Outputs of a tile along an axis, and along a short one. One tap needs no transform.
+TILE = 4
+SHORT_TILE = 2
+# Where the polynomials behind the transforms are evaluated, besides infinity, by how many points
+# it takes: with these the rounding error is a few times that of the plain sum.
+POINTS = {
+    0: (),
+    2: (0.0, 1.0),
+    3: (0.0, 1.0, -1.0),
+    4: (0.0, 1.0, -1.0, 0.5),
+    5: (0.0, 1.0, -1.0, 0.5, -2.0),
+    6: (0.0, 1.0, -1.0, 0.5, -0.5, 2.0),
+}
+MOST_TAPS = 4
 # Smallest image side, in pixels, for which it pays on a CPU: a smaller one is mostly rims of tiles.
-SMALLEST = 7
+SMALLEST = 4
 # Fewest input channels: with fewer, transforming costs as much as it saves.
 FEWEST = 16
 # What the transformed input of the images that are taken together may hold: half of a usual cache.
@@ -46,15 +54,18 @@ class Transforms(NamedTuple):
     input: np.ndarray
 
 
-class _Tiling(NamedTuple):
-    """Shapes of one call: sizes of the output, tiles per axis and images taken together."""
+class _Axis(NamedTuple):
+    """How one spatial axis is cut into tiles."""
 
-    frames: int
-    height: int
-    width: int
-    rows: int  # tiles along the height
-    columns: int  # tiles along the width
-    chunk: int  # videos taken together
+    size: int  # of the output
+    front: int  # zeros in front of the input
+    tile: int  # outputs of a tile
+    tiles: int
+    transforms: Transforms
+
+    @property
+    def products(self) -> int:
+        return self.transforms.input.shape[0]
 
 
 def suits(x: jax.Array, kernel: jax.Array, stride: Sequence[int]) -> bool:
@@ -70,7 +81,11 @@ def suits(x: jax.Array, kernel: jax.Array, stride: Sequence[int]) -> bool:
         x.dtype == jnp.float32  # the transforms would cost bfloat16 half of its eight bits
         and len(window) in (2, 3)
         and set(stride) == {1}
-        and window[-1] == window[-2] in POINTS
+        and window[-1] == window[-2]
+        and window[-1] > 2
+        and window[-1] <= MOST_TAPS
+        # Four taps along three axes would round too much.
+        and window[0] < MOST_TAPS + (len(window) == 2)
         and min(x.shape[-3:-1]) >= SMALLEST
         and i >= FEWEST
     )
@@ -81,25 +96,30 @@ def convolve(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
     """Cross-correlates with stride 1.
 
     Args:
-      x: [n, h, w, i] or [n, t, h, w, i].
-      kernel: [r, r, i, o] or [rt, r, r, i, o], with r in POINTS.
+      x: [n, *space, i] with any number of spatial dimensions.
+      kernel: [*window, i, o], at most `MOST_TAPS` taps an axis.
       padding: zeros (before, after) per spatial dimension.
 
     Returns:
       [n, *space_out, o].
     """
-    if kernel.ndim == 4:
-        y = convolve(x[:, None], kernel[None], ((0, 0), *padding))
-        return y[:, 0]
-    tiling = _tiling(x.shape, kernel.shape, padding)
-    transforms = _transforms(kernel.shape[1])
-    products = _transformed_kernel(kernel, transforms)
+    return _convolve(x, kernel, padding, turned=False)
+
+
+def _convolve(x: jax.Array, kernel: jax.Array, padding: Padding, *, turned: bool) -> jax.Array:
+    """`convolve`; `turned`: with [*window, o, i], taps in reverse order."""
+    axes = _axes(x.shape, kernel.shape, padding)
+    # Reversed and swapped in the products: turning a large kernel itself takes longer.
+    step = -1 if turned else 1
+    matrices = [axis.transforms.kernel[:, ::step] for axis in axes]
+    products = _along_axes(kernel, matrices).reshape(-1, *kernel.shape[-2:])
+    contracted = ((2,), (2,)) if turned else ((2,), (1,))
 
     def of_chunk(x: jax.Array) -> jax.Array:
-        tiles = _transformed_input(x, kernel.shape[0], padding, tiling, transforms)
-        return _outputs(_batched_product(tiles, products), tiling, transforms)
+        tiles = _transformed_input(x, axes)
+        return _outputs(lax.dot_general(tiles, products, (contracted, ((0,), (0,)))), axes)
 
-    y = lax.map(of_chunk, _in_chunks(x, tiling.chunk))
+    y = lax.map(of_chunk, _in_chunks(x, _chunk(x.shape, kernel.shape, axes)))
     return y.reshape(x.shape[0], *y.shape[2:])
 
 
@@ -115,12 +135,12 @@ def _backward(
     x, kernel = saved
     window = kernel.shape[:-2]
     # The gradient of the input is the convolution with the kernel turned round.
-    turned = jnp.flip(kernel, range(len(window))).swapaxes(-1, -2)
     rest = tuple(
         (size - 1 - front, size - 1 - back)
         for size, (front, back) in zip(window, padding, strict=True)
     )
-    return convolve(gradient, turned, rest), kernel_gradient(x, gradient, window, padding)
+    of_x = _convolve(gradient, kernel, rest, turned=True)
+    return of_x, kernel_gradient(x, gradient, window, padding)
 
 
 convolve.defvjp(_forward, _backward)
@@ -140,112 +160,99 @@ def kernel_gradient(
     Returns:
       [*window, i, o].
     """
-    if len(window) == 2:
-        parts = x[:, None], gradient[:, None]
-        return kernel_gradient(*parts, (1, *window), ((0, 0), *padding))[0]
     i, o = x.shape[-1], gradient.shape[-1]
-    tiling = _tiling(x.shape, (*window, i, o), padding)
-    transforms = _transforms(window[1])
-    a = transforms.input.shape[0]
+    kernel = (*window, i, o)
+    axes = _axes(x.shape, kernel, padding)
 
     def add(total: jax.Array, chunk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         x, gradient = chunk
-        tiles = _transformed_input(x, window[0], padding, tiling, transforms)
-        of_products = _outputs_transposed(gradient, tiling, transforms)
+        tiles = _transformed_input(x, axes)
+        of_products = _outputs_transposed(gradient, axes)
         return total + lax.dot_general(tiles, of_products, (((1,), (1,)), ((0,), (0,)))), None
 
-    start = jnp.zeros((a * a, window[0] * i, o), x.dtype)
-    chunks = _in_chunks(x, tiling.chunk), _in_chunks(gradient, tiling.chunk)
-    total, _ = lax.scan(add, start, chunks)
-    kernel = jnp.asarray(transforms.kernel, x.dtype)
-    total = total.reshape(a, a, window[0], i, o)
-    return jnp.einsum("pa,qb,pqtio->tabio", kernel, kernel, total)
+    start = jnp.zeros((math.prod(axis.products for axis in axes), i, o), x.dtype)
+    chunk = _chunk(x.shape, kernel, axes)
+    total, _ = lax.scan(add, start, (_in_chunks(x, chunk), _in_chunks(gradient, chunk)))
+    total = total.reshape(*(axis.products for axis in axes), i, o)
+    return _along_axes(total, [axis.transforms.kernel.T for axis in axes])
 
 
-def _tiling(x: Sequence[int], kernel: Sequence[int], padding: Padding) -> _Tiling:
-    frames, height, width = (
-        size + front + back - taps + 1
-        for size, taps, (front, back) in zip(x[1:-1], kernel[:3], padding, strict=True)
-    )
-    rows, columns = -(-height // TILE), -(-width // TILE)
-    a = TILE + kernel[1] - 1
-    # Of float32, since nothing else is computed so.
-    of_one = 4 * a * a * frames * rows * columns * kernel[0] * max(kernel[3], 1)
-    fitting = max(1, CHUNK_BYTES // of_one)
-    chunk = max(part for part in range(1, x[0] + 1) if x[0] % part == 0 and part <= fitting)
-    return _Tiling(frames, height, width, rows, columns, chunk)
+def _axes(x: Sequence[int], kernel: Sequence[int], padding: Padding) -> tuple[_Axis, ...]:
+    axes = []
+    for size, taps, (front, back) in zip(x[1:-1], kernel[:-2], padding, strict=True):
+        out = size + front + back - taps + 1
+        tile = 1 if taps == 1 else TILE if out >= TILE else SHORT_TILE
+        axes.append(_Axis(out, front, tile, -(-out // tile), _transforms(tile, taps)))
+    return tuple(axes)
+
+
+def _chunk(x: Sequence[int], kernel: Sequence[int], axes: Sequence[_Axis]) -> int:
+    """How many videos or images are taken together: a divisor of their number, from shapes."""
+    products = math.prod(axis.products for axis in axes)
+    bytes_of_one = 4 * products * math.prod(axis.tiles for axis in axes) * x[-1]
+    # A large transformed kernel passes through the cache once a chunk.
+    bytes_of_kernel = 4 * products * math.prod(kernel[-2:])
+    fitting = max(CHUNK_BYTES, bytes_of_kernel) // bytes_of_one
+    return max(part for part in range(1, x[0] + 1) if x[0] % part == 0 and part <= max(1, fitting))
 
 
 def _in_chunks(x: jax.Array, chunk: int) -> jax.Array:
     return x.reshape(x.shape[0] // chunk, chunk, *x.shape[1:])
 
 
-def _transformed_kernel(kernel: jax.Array, transforms: Transforms) -> jax.Array:
-    """[rt, r, r, i, o] to [a a, rt i, o]."""
-    matrix = jnp.asarray(transforms.kernel, kernel.dtype)
-    a, (taps, _, _, i, o) = matrix.shape[0], kernel.shape
-    products = jnp.einsum("pa,qb,tabio->pqtio", matrix, matrix, kernel)
-    return products.reshape(a * a, taps * i, o)
+def _along_axes(x: jax.Array, matrices: Sequence[np.ndarray]) -> jax.Array:
+    """Multiplies by a matrix along each of the leading axes."""
+    for matrix in reversed(matrices):
+        # The last of these axes that is not done; its rows go to the front, where stacking is fast.
+        parts = [
+            lax.index_in_dim(x, k, len(matrices) - 1, keepdims=False)
+            for k in range(matrix.shape[1])
+        ]
+        x = _combined(matrix, parts)
+    return x
 
 
-def _transformed_input(
-    x: jax.Array, taps: int, padding: Padding, tiling: _Tiling, transforms: Transforms
-) -> jax.Array:
-    """[n, t, h, w, i] to [a a, n frames rows columns, taps i]."""
-    n, t, *space, i = x.shape
-    a = transforms.input.shape[0]
-    widths = [(0, 0)]
-    for size, (front, _), tiles in zip(
-        space, padding[1:], (tiling.rows, tiling.columns), strict=True
-    ):
-        widths.append((front, (tiles - 1) * TILE + a - size - front))
-    x = lax.pad(
-        x.reshape(n * t, *space, i),
-        jnp.zeros((), x.dtype),
-        [(front, back, 0) for front, back in (*widths, (0, 0))],
-    )
-    tiles = _combined(transforms.input, _every_tile(x, 2, a, tiling.columns))
-    tiles = _combined(transforms.input, _every_tile(tiles, 2, a, tiling.rows))
-    tiles = tiles.reshape(a * a, n, t, tiling.rows * tiling.columns, i)
-    if taps > 1:
-        tiles = jnp.pad(tiles, ((0, 0), (0, 0), padding[0], (0, 0), (0, 0)))
-        shifted = [tiles[:, :, tap : tap + tiling.frames] for tap in range(taps)]
-        tiles = jnp.concatenate(shifted, -1)
-    return tiles.reshape(a * a, -1, taps * i)
+def _transformed_input(x: jax.Array, axes: Sequence[_Axis]) -> jax.Array:
+    """[n, *space, i] to [a..., n tiles..., i], both flattened."""
+    widths = [(0, 0, 0)]
+    for size, axis in zip(x.shape[1:-1], axes, strict=True):
+        reach = (axis.tiles - 1) * axis.tile + axis.products
+        widths.append((axis.front, reach - size - axis.front, 0))
+    x = lax.pad(x, jnp.zeros((), x.dtype), [*widths, (0, 0, 0)])
+    return _tiled(x, axes, [axis.transforms.input for axis in axes])
 
 
-def _every_tile(x: jax.Array, axis: int, size: int, tiles: int) -> list[jax.Array]:
-    """For each place in a tile along an axis, its value in every tile."""
-    reach = (tiles - 1) * TILE + 1
-    return [lax.slice_in_dim(x, place, place + reach, TILE, axis) for place in range(size)]
+def _outputs_transposed(gradient: jax.Array, axes: Sequence[_Axis]) -> jax.Array:
+    """[n, *space_out, o] to [a..., n tiles..., o], both flattened."""
+    missing = [(0, axis.tiles * axis.tile - axis.size) for axis in axes]
+    gradient = jnp.pad(gradient, [(0, 0), *missing, (0, 0)])
+    return _tiled(gradient, axes, [axis.transforms.output.T for axis in axes])
 
 
-def _batched_product(tiles: jax.Array, products: jax.Array) -> jax.Array:
-    return lax.dot_general(tiles, products, (((2,), (1,)), ((0,), (0,))))
+def _tiled(x: jax.Array, axes: Sequence[_Axis], matrices: Sequence[np.ndarray]) -> jax.Array:
+    """Multiplies each tile by a matrix along each axis; its rows become the leading axis."""
+    channels = x.shape[-1]
+    for done, place in enumerate(reversed(range(len(axes)))):
+        axis, matrix = axes[place], matrices[place]
+        reach = (axis.tiles - 1) * axis.tile + 1
+        parts = [
+            lax.slice_in_dim(x, k, k + reach, axis.tile, done + 1 + place)
+            for k in range(matrix.shape[1])
+        ]
+        x = _combined(matrix, parts)
+    return x.reshape(math.prod(matrix.shape[0] for matrix in matrices), -1, channels)
 
 
-def _outputs(products: jax.Array, tiling: _Tiling, transforms: Transforms) -> jax.Array:
-    """[a a, n frames rows columns, o] to [n, frames, height, width, o]."""
-    a, o = transforms.input.shape[0], products.shape[-1]
-    split = products.reshape(a, a, -1, tiling.rows, tiling.columns, o)
-    # The first axis of a transformed tile runs along the height.
-    y = _combined(transforms.output, list(split), axis=3)  # [a, n, rows, m, columns, o]
-    y = _combined(transforms.output, list(y), axis=4)  # [n, rows, m, columns, m, o]
-    y = y.reshape(-1, tiling.frames, tiling.rows * TILE, tiling.columns * TILE, o)
-    return y[:, :, : tiling.height, : tiling.width]
-
-
-def _outputs_transposed(gradient: jax.Array, tiling: _Tiling, transforms: Transforms) -> jax.Array:
-    """[n, frames, height, width, o] to [a a, n frames rows columns, o]."""
-    a, o = transforms.input.shape[0], gradient.shape[-1]
-    whole = (tiling.rows * TILE, tiling.columns * TILE)
-    gradient = gradient.reshape(-1, tiling.height, tiling.width, o)
-    missing = (whole[0] - tiling.height, whole[1] - tiling.width)
-    gradient = jnp.pad(gradient, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
-    matrix = transforms.output.T
-    tiles = _combined(matrix, _every_tile(gradient, 2, TILE, tiling.columns))
-    tiles = _combined(matrix, _every_tile(tiles, 2, TILE, tiling.rows))
-    return tiles.reshape(a * a, -1, o)
+def _outputs(products: jax.Array, axes: Sequence[_Axis]) -> jax.Array:
+    """[a..., n tiles..., o], both flattened, to [n, *space_out, o]."""
+    o, left = products.shape[-1], len(axes)
+    counts = [axis.tiles for axis in axes]
+    y = products.reshape(*(axis.products for axis in axes), -1, *counts, o)
+    for place, axis in enumerate(axes):
+        left -= 1
+        y = _combined(axis.transforms.output, list(y), left + 2 * place + 2)
+    y = y.reshape(-1, *(axis.tiles * axis.tile for axis in axes), o)
+    return y[(slice(None), *(slice(axis.size) for axis in axes))]
 
 
 def _combined(matrix: np.ndarray, parts: Sequence[jax.Array], axis: int = 0) -> jax.Array:
@@ -264,16 +271,16 @@ def _weighted(weights: np.ndarray, parts: Sequence[jax.Array]) -> jax.Array:
 
 
 @functools.cache
-def _transforms(taps: int) -> Transforms:
+def _transforms(tile: int, taps: int) -> Transforms:
     """Cook's and Toom's construction: polynomials are multiplied by their values at points."""
-    points = POINTS[taps]
-    a = TILE + taps - 1
-    output, kernel, inputs = np.zeros((TILE, a)), np.zeros((a, taps)), np.zeros((a, a))
+    a = tile + taps - 1
+    points = POINTS[a - 1]
+    output, kernel, inputs = np.zeros((tile, a)), np.zeros((a, taps)), np.zeros((a, a))
     for row, point in enumerate(points):
         others = [other for other in points if other != point]
-        output[:, row] = point ** np.arange(TILE)
+        output[:, row] = point ** np.arange(tile)
         kernel[row] = point ** np.arange(taps) / math.prod(point - other for other in others)
         inputs[row, : a - 1] = np.poly(others)[::-1]
     output[-1, -1] = kernel[-1, -1] = 1  # the value at infinity is the leading coefficient
-    inputs[-1] = np.poly(points)[::-1]
+    inputs[-1] = np.atleast_1d(np.poly(points))[::-1]
     return Transforms(output, kernel, inputs)

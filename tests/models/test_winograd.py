@@ -35,7 +35,8 @@ def assert_close(ours, plain):
     [
         ((3, 8, 8), (3, 3, 3), ((1, 1), (1, 1), (1, 1)), 16, 8),
         ((2, 7, 9), (3, 3, 3), ((1, 1), (1, 1), (1, 1)), 16, 3),  # tiles that are cut off
-        ((4, 8, 10), (4, 4, 4), ((1, 2), (1, 2), (1, 2)), 5, 6),  # a stem after space-to-depth
+        ((1, 7, 9), (3, 3, 3), ((1, 1), (1, 1), (1, 1)), 16, 3),  # an image of one frame
+        ((4, 8, 10), (1, 4, 4), ((0, 0), (1, 2), (1, 2)), 5, 6),  # a stem in planar form
         ((4, 9, 8), (2, 4, 4), ((0, 0), (2, 1), (0, 3)), 4, 4),
         ((1, 8, 8), (1, 3, 3), ((0, 0), (0, 0), (0, 0)), 4, 4),  # nothing padded
         ((7, 7), (3, 3), ((1, 1), (1, 1)), 16, 4),
@@ -53,13 +54,30 @@ def test_values_and_gradients_equal_the_direct_ones(space, window, padding, chan
         assert_close(a, b)
 
 
+@pytest.mark.parametrize("space", [(6, 16, 16), (5, 18, 12)])
+def test_a_stem_equals_the_direct_one(space):
+    """By space-to-depth, its temporal taps as channels of planar tiles."""
+    x, kernel, padding = random(2, *space, 3), random(7, 7, 7, 3, 4, seed=1), ((2, 3),) * 3
+    numbers = ("NDHWC", "DHWIO", "NDHWC")
+
+    def plain_stem(x, kernel):
+        return lax.conv_general_dilated(x, kernel, (2, 2, 2), padding, dimension_numbers=numbers)
+
+    plain, of_plain = jax.vjp(plain_stem, x, kernel)
+    ours, of_ours = jax.vjp(lambda x, k: convolve(x, k, (2, 2, 2), padding), x, kernel)
+    assert_close(ours, plain)
+    for a, b in zip(of_ours(ours), of_plain(ours), strict=True):
+        assert_close(a, b)
+
+
 @pytest.mark.parametrize("videos_at_once", [1, 2, 3, 6])
 def test_nothing_depends_on_how_many_are_taken_together(monkeypatch, videos_at_once):
     x, kernel = random(6, 2, 8, 8, 16), random(3, 3, 3, 16, 4, seed=1)
-    of_one = 4 * 36 * 2 * 4 * 3 * 16  # bytes of a video's four tiles a frame, for three taps
+    of_one = 4 * 144 * 4 * 16  # bytes of a video's tiles: 4 x 6 x 6 products of 1 x 2 x 2 tiles
     monkeypatch.setattr(winograd, "CHUNK_BYTES", videos_at_once * of_one)
     padding = ((1, 1),) * 3
-    assert winograd._tiling(x.shape, kernel.shape, padding).chunk == videos_at_once
+    axes = winograd._axes(x.shape, kernel.shape, padding)
+    assert winograd._chunk(x.shape, kernel.shape, axes) == videos_at_once
     ours, of_ours = jax.vjp(lambda x, k: winograd.convolve(x, k, padding), x, kernel)
     plain, of_plain = jax.vjp(lambda x, k: direct(x, k, padding), x, kernel)
     assert_close(ours, plain)
@@ -67,15 +85,14 @@ def test_nothing_depends_on_how_many_are_taken_together(monkeypatch, videos_at_o
         assert_close(a, b)
 
 
-@pytest.mark.parametrize("taps", [3, 4])
-def test_transforms_are_exact(taps):
+@pytest.mark.parametrize(("tile", "taps"), [(1, 1), (4, 2), (2, 3), (4, 3), (2, 4), (4, 4)])
+def test_transforms_are_exact(tile, taps):
     """In float64, for every pair of a unit input and a unit tap: an identity of numbers."""
-    transforms = winograd._transforms(taps)
-    size = winograd.TILE + taps - 1
-    for place in range(size):
+    transforms = winograd._transforms(tile, taps)
+    for place in range(tile + taps - 1):
         for tap in range(taps):
             product = transforms.kernel[:, tap] * transforms.input[:, place]
-            want = np.array([float(out + tap == place) for out in range(winograd.TILE)])
+            want = np.array([float(out + tap == place) for out in range(tile)])
             np.testing.assert_allclose(transforms.output @ product, want, atol=1e-12)
 
 
@@ -88,7 +105,7 @@ def arrays(space, window, channels, dtype=jnp.float32):
 
 def test_where_it_is_used():
     assert winograd.suits(*arrays((4, 7, 7), (3, 3, 3), 16), (1, 1, 1))
-    assert winograd.suits(*arrays((8, 56, 56), (4, 4, 4), 24), (1, 1, 1))
+    assert winograd.suits(*arrays((8, 56, 56), (1, 4, 4), 96), (1, 1, 1))
     assert winograd.suits(*arrays((28, 28), (3, 3), 64), (1, 1))
 
 
@@ -97,9 +114,10 @@ def test_where_it_is_used():
     [
         pytest.param((4, 7, 7), (3, 3, 3), 16, jnp.bfloat16, (1, 1, 1), id="bfloat16"),
         pytest.param((4, 8, 8), (3, 3, 3), 16, jnp.float32, (1, 2, 2), id="stride"),
-        pytest.param((4, 4, 8), (3, 3, 3), 16, jnp.float32, (1, 1, 1), id="small"),
+        pytest.param((4, 3, 8), (3, 3, 3), 16, jnp.float32, (1, 1, 1), id="small"),
         pytest.param((4, 7, 7), (3, 3, 3), 12, jnp.float32, (1, 1, 1), id="few channels"),
         pytest.param((4, 7, 7), (3, 2, 2), 16, jnp.float32, (1, 1, 1), id="two taps"),
+        pytest.param((4, 7, 7), (4, 4, 4), 16, jnp.float32, (1, 1, 1), id="rounds too much"),
         pytest.param((4, 7, 7), (3, 3, 4), 16, jnp.float32, (1, 1, 1), id="oblong"),
         pytest.param((16,), (3,), 16, jnp.float32, (1,), id="one dimension"),
     ],
