@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 
 import pytest
 from ml_collections import config_flags  # noqa: F401  (its import must not start a device either)
@@ -153,6 +154,22 @@ def test_workdir_of_another_config_is_refused(tmp_path):
     config.train.base_lr = 0.5
     with pytest.raises(ValueError, match=r"train.base_lr: was 0.002, is 0.5"):
         loop.claim_workdir(tmp_path / "run", config)
+
+
+def test_ynnpack_is_left_sums_beside_what_else_is_set():
+    ours = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE"
+    assert launcher.xla_flags("", "0.10.2") == ours
+    assert launcher.xla_flags("--xla_dump_to=d", "0.10.2") == f"--xla_dump_to=d {ours}"
+    users = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT"
+    assert launcher.xla_flags(users, "0.10.2") == users
+    assert launcher.xla_flags("", "0.11.0") == ""
+
+
+def test_the_installed_jaxlib_knows_the_flag():
+    flags = launcher.xla_flags("", metadata.version("jaxlib"))
+    code = "import jax; print(jax.numpy.ones(3).sum())"
+    environment = {**os.environ, "XLA_FLAGS": flags}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ machine's own matrix product: its share of that says how much is left to gain.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import statistics
@@ -34,13 +35,14 @@ class Part(NamedTuple):
 
     Attributes:
       name: for people.
-      outputs: what it computes, from variables and `x`.
+      outputs: what it computes, from variables and `x`; with True as training runs it, where
+        BatchNorm uses batch statistics in all but the base trunk.
       x: its input; an argument, since XLA would compute with a constant while compiling.
       shapes: of its variables.
     """
 
     name: str
-    outputs: Callable[[Any, jax.Array], Any]
+    outputs: Callable[[Any, jax.Array, bool], Any]
     x: jax.Array
     shapes: Any
 
@@ -51,19 +53,22 @@ def parts() -> Iterator[Part]:
     clips = _made((VIDEOS * model.windows, model.window_frames, SIDE, SIDE, 3))
     frames = _made((VIDEOS * model.frames, SIDE, SIDE, 3))
 
-    def part(name: str, module: Any, pick: Callable[[Any], Any], x: Any, **options: Any) -> Part:
+    def part(
+        name: str, module: Any, pick: Callable[[Any], Any], x: Any, *, frozen: bool, **options: Any
+    ) -> Part:
         def init() -> Any:
-            return module.init(key, x, **options)
+            return module.init(key, x, train=False, **options)
 
-        def outputs(variables: Any, x: jax.Array) -> Any:
-            return pick(module.apply(variables, x, **options))
+        def outputs(variables: Any, x: jax.Array, train: bool) -> Any:
+            mode = {"train": train and not frozen, **options}
+            return pick(module.apply(variables, x, **mode, mutable=["batch_stats"])[0])
 
         return Part(name, outputs, x, jax.eval_shape(init))
 
-    yield part("base trunk", I3D(), lambda out: out[0], clips, train=False)
-    yield part("segmenter, fused map", Segmenter(), lambda out: out[1][-1], clips, train=False)
-    yield part("segmenter, five maps", Segmenter(), lambda out: out, clips, train=False)
-    yield part("static encoder", ResNet34(), lambda out: out, frames, train=False, runs=2)
+    yield part("base trunk", I3D(), lambda out: out[0], clips, frozen=True)
+    yield part("segmenter, fused map", Segmenter(), lambda out: out[1][-1], clips, frozen=False)
+    yield part("segmenter, five maps", Segmenter(), lambda out: out, clips, frozen=False)
+    yield part("static encoder", ResNet34(), lambda out: out, frames, frozen=False, runs=2)
 
 
 def profile(part: Part, rounds: int, peak: float) -> list[dict[str, Any]]:
@@ -80,13 +85,14 @@ def profile(part: Part, rounds: int, peak: float) -> list[dict[str, Any]]:
     """
     variables = jax.tree.map(lambda s: _made(s.shape) * 0.01 + 0.01, part.shapes)
 
-    def total(params: Any, stats: Any, x: jax.Array) -> jax.Array:
-        out = part.outputs({"params": params, "batch_stats": stats}, x)
+    def total(params: Any, stats: Any, x: jax.Array, train: bool = False) -> jax.Array:
+        out = part.outputs({"params": params, "batch_stats": stats}, x, train)
         return sum(jnp.sum(x.astype(jnp.float32)) for x in jax.tree.leaves(out))
 
     arguments = variables["params"], variables["batch_stats"], part.x
     rows = []
-    for title, function in (("forward", total), ("forward and backward", jax.grad(total))):
+    training = jax.grad(functools.partial(total, train=True))
+    for title, function in (("forward", total), ("forward and backward", training)):
         traced = jax.jit(function).trace(*arguments)
         lowered = traced.lower()
         start = time.perf_counter()

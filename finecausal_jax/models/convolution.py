@@ -27,6 +27,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from finecausal_jax.models import winograd
@@ -215,18 +216,22 @@ def _max_along_backward(
     axis: int, size: int, step: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array]:
     x, y = saved
-    gradient = lax.optimization_barrier(gradient)
     length, count = x.shape[axis], y.shape[axis]
-    free = jnp.ones_like(y, bool)
-    total = jnp.zeros((), x.dtype)
-    for offset, part in enumerate(_window_slices(x, axis, size, step)):
-        hit = free & (part == y)
-        free = free & ~hit
-        after = length - offset - (count - 1) * step - 1
-        config = [(0, 0, 0)] * x.ndim
-        config[axis] = (offset, after, step - 1)  # lays the windows out again, `step` apart
-        total = total + lax.pad(jnp.where(hit, gradient, 0), jnp.zeros((), x.dtype), config)
-    return (total,)
+    place = jnp.full(y.shape, size, jnp.uint8)  # in its window, of the maximum
+    for offset, part in reversed(list(enumerate(_window_slices(x, axis, size, step)))):
+        place = jnp.where(part == y, np.uint8(offset), place)
+    # Laid out again, `step` apart, an input is reached from `size` windows at fixed distances.
+    config = [(0, 0, 0)] * x.ndim
+    config[axis] = (size - 1, length - (count - 1) * step - 1, step - 1)
+    place = lax.pad(place, np.uint8(size), config)
+    gradient = lax.pad(gradient, jnp.zeros((), x.dtype), config)
+    place, gradient = lax.optimization_barrier((place, gradient))
+    parts = []
+    for offset in range(size):
+        reach = size - 1 - offset, size - 1 - offset + length
+        hit = lax.slice_in_dim(place, *reach, axis=axis) == offset
+        parts.append(jnp.where(hit, lax.slice_in_dim(gradient, *reach, axis=axis), 0))
+    return (functools.reduce(jnp.add, parts),)
 
 
 _max_along.defvjp(_max_along_forward, _max_along_backward)
@@ -267,7 +272,7 @@ def _on_cpu_for_kernel(
         stride = (1,) * len(stride)
     if winograd.suits(x, kernel, stride):
         return winograd.convolve(x, kernel, padding)
-    if _widens(kernel, stride, 4):
+    if _widens(kernel, stride, 16):
         return _product_of_patches(x, kernel, stride, padding)
     *_, i, o = kernel.shape
     if kernel.ndim < 4 or i * o < WIDE:

@@ -1,4 +1,4 @@
-"""Normalisation by batch statistics, with a backward pass that reads each array as seldom as it can.
+"""Normalisation by batch statistics, with a backward pass that reads its arrays seldom.
 
 What autodiff makes of the plain formula keeps the centred and the normalised input beside the
 input itself, and sums a chain of elementwise work anew for each of four sums. Here only the input

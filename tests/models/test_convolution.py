@@ -33,7 +33,7 @@ def direct(x, kernel, stride, padding):
         ((3, 3, 3), (3, 3, 3), (1, 1, 1), 32, 32),  # wide: the kernel's gradient in 3-D
         ((5, 4), (3, 3), (2, 2), 32, 32),
         ((3, 4, 5), (2, 2, 2), (1, 1, 1), 2, 16),  # few to many: a product with patches
-        ((3, 4, 5), (2, 2, 2), (1, 1, 1), 4, 8),  # the same for the kernel's gradient alone
+        ((3, 4, 5), (2, 2, 2), (1, 1, 1), 16, 8),  # the same for the kernel's gradient alone
         ((8, 8), (7, 7), (2, 2), 3, 512),
         ((9, 8), (7, 7), (2, 2), 3, 4),
         ((7, 6), (4, 5), (2, 2), 3, 4),
