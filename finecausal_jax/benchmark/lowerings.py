@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from finecausal_jax.models import convolution
 from finecausal_jax.models.convolution import convolve, max_pool, upsample
 from finecausal_jax.models.layers import NORM_EPSILON
+from finecausal_jax.models.normalization import normalize_by_batch
 
 CLIPS = 18  # two videos of nine windows
 ROUNDING = 2e-4  # of the largest value: float32 sums of up to a million products, reordered
@@ -63,8 +63,16 @@ def comparisons() -> list[Comparison]:
     def by_input(form: Callable[..., Any]) -> Callable[..., Any]:
         return jax.grad(lambda x, kernel, y: jnp.vdot(form(x, kernel), y))
 
-    def taps(x: Any, kernel: Any) -> Any:
-        return convolution._sum_of_planar(x, kernel, one, same)
+    def normalized(x: Any, scale: Any, bias: Any) -> Any:
+        return normalize_by_batch(x, scale, bias, NORM_EPSILON)[0]
+
+    def plain_normalized(x: Any, scale: Any, bias: Any) -> Any:
+        centred = x - jnp.mean(x, axis=0, keepdims=True)
+        var = jnp.mean(jnp.square(centred), axis=0, keepdims=True)
+        return centred * lax.rsqrt(var + NORM_EPSILON) * scale[None] + bias[None]
+
+    def of_norm(form: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.grad(lambda x, scale, bias, y: jnp.vdot(form(x, scale, bias), y))
 
     def pool(x: Any) -> Any:
         return max_pool(x, (3, 3, 3), one, same)
@@ -105,28 +113,28 @@ def comparisons() -> list[Comparison]:
     mixed_out = (*mixed[:4], 192)
     return [
         Comparison(
-            "stem: space-to-depth, padding left to the convolution / direct",
+            "stem: space-to-depth and Winograd / direct",
             lambda x, kernel: _direct(x, kernel, half, stem_pad),
             lambda x, kernel: convolve(x, kernel, half, stem_pad),
             (clip, (7, 7, 7, 3, 64)),
         ),
-        Comparison("3x3x3 at 28 x 28: 2-D taps / direct", plain_conv, conv, (early, small)),
-        Comparison("3x3x3 at 14 x 14: 2-D taps / direct", plain_conv, conv, (mixed, middle)),
+        Comparison("3x3x3 at 28 x 28: Winograd / direct", plain_conv, conv, (early, small)),
+        Comparison("3x3x3 at 14 x 14: Winograd / direct", plain_conv, conv, (mixed, middle)),
         Comparison(
-            "gradient by the input, 28 x 28: 2-D taps / direct",
+            "gradient by the input, 28 x 28: Winograd / direct",
             by_input(plain_conv),
             by_input(conv),
             (early, small, out),
         ),
         Comparison(
-            "gradient by the kernel, 28 x 28: direct / 2-D taps",
-            by_kernel(taps),
+            "gradient by the kernel, 28 x 28: Winograd / direct",
+            by_kernel(plain_conv),
             by_kernel(conv),
             (small, early, out),
         ),
         Comparison(
-            "gradient by the kernel, 14 x 14: direct / 2-D taps",
-            by_kernel(taps),
+            "gradient by the kernel, 14 x 14: Winograd / direct",
+            by_kernel(plain_conv),
             by_kernel(conv),
             (middle, mixed, mixed_out),
         ),
@@ -135,6 +143,12 @@ def comparisons() -> list[Comparison]:
             normed,
             folded,
             (early, small, *[(192,)] * 4),
+        ),
+        Comparison(
+            "gradient of BatchNorm by batch statistics: two sums / autodiff",
+            of_norm(plain_normalized),
+            of_norm(normalized),
+            ((CLIPS * 8 * 56 * 56, 64), (64,), (64,), (CLIPS * 8 * 56 * 56, 64)),
         ),
         Comparison("max pool 3x3x3 along axes / reduce_window", plain_pool, pool, (mixed,)),
         Comparison(

@@ -4,12 +4,13 @@ GPUs and TPUs get one direct convolution. XLA's CPU backend is uneven, so there
 
 - a float32 convolution of stride 1 and 3 or 4 taps per image axis goes by Winograd's algorithm, a
   few images at a time (`winograd`), and so do both of its gradients;
+- a stem's pixels are first gathered by space-to-depth, since 3 input channels starve the kernels,
+  and its temporal taps become channels too;
 - any other 3-D convolution is a sum over its temporal taps of 2-D convolutions, and so is the
   gradient of its input;
-- the gradient of a wide kernel is that of a direct 3-D convolution: the 2-D one, whose window is as
-  large as the image, is several times slower;
-- a convolution of few inputs and many outputs (upsampling) is one product with gathered patches;
-- a stem's pixels are first gathered by space-to-depth, since 3 input channels starve the kernels;
+- the gradient of a kernel is a product with gathered patches for strided images and for upsampling,
+  and that of a direct 3-D convolution for wide ones: the 2-D one, whose window is as large as the
+  image, is several times slower;
 - padding is left to the convolution: one that pads nothing runs on a slower path.
 
 The choice is made while lowering (`jax.lax.platform_dependent`), so one jitted function serves
