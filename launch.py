@@ -20,7 +20,7 @@ from ml_collections import config_flags
 
 COMMANDS = pathlib.Path(__file__).parent / "finecausal_jax" / "commands"
 # Which operations XLA's CPU backend leaves to YNNPACK. By default products and convolutions, too,
-# though its own kernels (Eigen's) take two thirds of the time for the batched ones of this network.
+# though its own kernels (Eigen's) are faster at the batched ones of this network.
 YNNPACK_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 YNNPACK_FOR_SUMS = f"{YNNPACK_FLAG}=LIBRARY_FUSION_TYPE_REDUCE"
 JAXLIB_WITH_FLAG = "0.10."  # a jaxlib that does not know a flag ends the process
