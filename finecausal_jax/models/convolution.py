@@ -23,8 +23,8 @@ deterministic mode.
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,8 @@ from finecausal_jax.models import winograd
 Padding = Sequence[tuple[int, int]]
 # Input times output channels from which a kernel's gradient is fastest in 3-D on a CPU.
 WIDE = 1024
+# Bytes of a pool's input that are pooled at once on a CPU: half of a usual cache.
+CHUNK_BYTES = 4 * 2**20
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Padding) -> jax.Array:
@@ -107,20 +109,20 @@ def _convolve_backward(
     saved: tuple[jax.Array, jax.Array],
     gradient: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    def transposed(for_x: Any, for_kernel: Any) -> Any:
+    def on_cpu(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
+        if winograd.suits(*_prepared(x, kernel, stride, padding)[:3]):
+            return direct(_on_cpu, x, kernel, gradient)
         # The map is linear in either argument: nothing reads the outputs, so XLA leaves them out.
-        def both(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
-            _, of_x = jax.vjp(lambda x: for_x(x, kernel, stride, padding), x)
-            _, of_kernel = jax.vjp(lambda k: for_kernel(x, k, stride, padding), kernel)
-            return *of_x(gradient), *of_kernel(gradient)
+        _, of_x = jax.vjp(lambda x: _on_cpu(x, kernel, stride, padding), x)
+        _, of_kernel = jax.vjp(lambda k: _on_cpu_for_kernel(x, k, stride, padding), kernel)
+        return *of_x(gradient), *of_kernel(gradient)
 
-        return both
+    def direct(form: Any, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
+        _, of_both = jax.vjp(lambda x, kernel: form(x, kernel, stride, padding), x, kernel)
+        return of_both(gradient)
 
     return lax.platform_dependent(
-        *saved,
-        gradient,
-        cpu=transposed(_on_cpu, _on_cpu_for_kernel),
-        default=transposed(_direct, _direct),
+        *saved, gradient, cpu=on_cpu, default=functools.partial(direct, _direct)
     )
 
 
@@ -179,63 +181,123 @@ def max_pool(
     Returns:
       [n, *space_out, c].
     """
-    for axis, (size, step, pad) in enumerate(zip(window, stride, padding, strict=True), start=1):
-        if size > 1 or step > 1:
-            x = _max_along(_pad_for_pool(x, axis, size, step, pad, ceil), axis, size, step)
-    return x
+    axes = tuple(
+        _pool_axis(x.shape[place], place, size, step, pad, ceil)
+        for place, (size, step, pad) in enumerate(zip(window, stride, padding, strict=True), 1)
+        if size > 1 or step > 1
+    )
+    return _max_pool(x, axes)
 
 
-def _pad_for_pool(
-    x: jax.Array, axis: int, size: int, step: int, pad: tuple[int, int], ceil: bool
-) -> jax.Array:
-    widths = [(0, 0)] * x.ndim
-    widths[axis] = pad
-    x = jnp.pad(x, widths)
-    length = x.shape[axis]
-    missing = (size - length) % step if ceil else 0
-    widths[axis] = (0, missing)
-    return jnp.pad(x, widths, constant_values=-jnp.inf) if missing else x
+class _PoolAxis(NamedTuple):
+    """How a pool goes along one axis."""
+
+    place: int  # of the axis
+    size: int  # of the window
+    step: int
+    front: int  # zeros in front
+    back: int  # zeros behind
+    end: int  # then minus infinities behind, or where negative what no window reaches
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _max_along(x: jax.Array, axis: int, size: int, step: int) -> jax.Array:
-    """Maximum over windows along one axis; the gradient goes to a window's first maximum."""
-    # The barrier keeps XLA from fusing the axes of a pool, which would compute each maximum once a
-    # neighbour and multiplies the time it takes to compile.
-    x = lax.optimization_barrier(x)
-    return functools.reduce(jnp.maximum, _window_slices(x, axis, size, step))
+def _pool_axis(
+    length: int, place: int, size: int, step: int, pad: tuple[int, int], ceil: bool
+) -> _PoolAxis:
+    rest = (length + sum(pad) - size) % step
+    end = step - rest if ceil and rest else -rest
+    return _PoolAxis(place, size, step, *pad, end)
 
 
-def _max_along_forward(
-    x: jax.Array, axis: int, size: int, step: int
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    y = _max_along(x, axis, size, step)
-    return y, (x, y)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _max_pool(x: jax.Array, axes: tuple[_PoolAxis, ...]) -> jax.Array:
+    """Maximum over windows, axis by axis; the gradient goes to a window's first maximum."""
+    return _per_platform(lambda x: _pooled(x, axes)[0], x)
 
 
-def _max_along_backward(
-    axis: int, size: int, step: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+def _max_pool_forward(
+    x: jax.Array, axes: tuple[_PoolAxis, ...]
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    # Of each maximum the place in its window is kept, a byte, and neither input nor output.
+    return _per_platform(lambda x: _pooled(x, axes), x)
+
+
+def _max_pool_backward(
+    axes: tuple[_PoolAxis, ...], places: tuple[jax.Array, ...], gradient: jax.Array
 ) -> tuple[jax.Array]:
-    x, y = saved
-    length, count = x.shape[axis], y.shape[axis]
-    place = jnp.full(y.shape, size, jnp.uint8)  # in its window, of the maximum
-    for offset, part in reversed(list(enumerate(_window_slices(x, axis, size, step)))):
-        place = jnp.where(part == y, np.uint8(offset), place)
+    def unpooled(gradient: jax.Array, *places: jax.Array) -> jax.Array:
+        for axis, place in reversed(list(zip(axes, places, strict=True))):
+            gradient = _unpooled(gradient, place, axis)
+        return gradient
+
+    return (_per_platform(unpooled, gradient, *places),)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def _per_platform(function: Callable[..., Any], *arrays: jax.Array) -> Any:
+    """Calls a function of [n, ...]; on a CPU with a few of n at a time, which stay in a cache.
+
+    In a loop all its results are there at once, too: elsewhere XLA would put off the places of a
+    pool's maxima to the backward pass, and keep the padded inputs until then.
+    """
+    return lax.platform_dependent(
+        *arrays,
+        cpu=lambda *arrays: _in_chunks(function, *arrays),
+        default=function,
+    )
+
+
+def _in_chunks(function: Callable[..., Any], *arrays: jax.Array) -> Any:
+    n = arrays[0].shape[0]
+    fitting = max(1, CHUNK_BYTES * n // max(1, arrays[0].nbytes))
+    chunk = max(part for part in range(1, n + 1) if n % part == 0 and part <= fitting)
+    split = [array.reshape(n // chunk, chunk, *array.shape[1:]) for array in arrays]
+    out = lax.map(lambda arrays: function(*arrays), split)
+    return jax.tree.map(lambda array: array.reshape(n, *array.shape[2:]), out)
+
+
+def _pooled(
+    x: jax.Array, axes: tuple[_PoolAxis, ...]
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """The maxima, and by axis the place of each in its window, uint8."""
+    places = []
+    for axis in axes:
+        config = [(0, 0, 0)] * x.ndim
+        config[axis.place] = (axis.front, axis.back, 0)
+        x = lax.pad(x, jnp.zeros((), x.dtype), config)
+        config[axis.place] = (0, axis.end, 0)
+        x = lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), config)
+        # The barrier keeps XLA from fusing the axes of a pool, which would compute each maximum
+        # once a neighbour and multiplies the time it takes to compile.
+        x = lax.optimization_barrier(x)
+        parts = _window_slices(x, axis.place, axis.size, axis.step)
+        x = functools.reduce(jnp.maximum, parts)
+        place = jnp.full(x.shape, axis.size - 1, jnp.uint8)
+        for offset, part in reversed(list(enumerate(parts[:-1]))):
+            place = jnp.where(part == x, np.uint8(offset), place)
+        places.append(place)
+    return x, tuple(places)
+
+
+def _unpooled(gradient: jax.Array, place: jax.Array, axis: _PoolAxis) -> jax.Array:
+    """The gradient by the input of one axis."""
+    size, at = axis.size, axis.place
+    length = (place.shape[at] - 1) * axis.step + size
     # Laid out again, `step` apart, an input is reached from `size` windows at fixed distances.
-    config = [(0, 0, 0)] * x.ndim
-    config[axis] = (size - 1, length - (count - 1) * step - 1, step - 1)
+    config = [(0, 0, 0)] * gradient.ndim
+    config[at] = (size - 1, size - 1, axis.step - 1)
     place = lax.pad(place, np.uint8(size), config)
-    gradient = lax.pad(gradient, jnp.zeros((), x.dtype), config)
+    zero = jnp.zeros((), gradient.dtype)
+    gradient = lax.pad(gradient, zero, config)
     place, gradient = lax.optimization_barrier((place, gradient))
     parts = []
     for offset in range(size):
         reach = size - 1 - offset, size - 1 - offset + length
-        hit = lax.slice_in_dim(place, *reach, axis=axis) == offset
-        parts.append(jnp.where(hit, lax.slice_in_dim(gradient, *reach, axis=axis), 0))
-    return (functools.reduce(jnp.add, parts),)
-
-
-_max_along.defvjp(_max_along_forward, _max_along_backward)
+        hit = lax.slice_in_dim(place, *reach, axis=at) == offset
+        parts.append(jnp.where(hit, lax.slice_in_dim(gradient, *reach, axis=at), 0))
+    config[at] = (-axis.front, -axis.back - axis.end, 0)
+    return lax.pad(functools.reduce(jnp.add, parts), zero, config)
 
 
 def _window_slices(x: jax.Array, axis: int, size: int, step: int) -> list[jax.Array]:
@@ -252,9 +314,7 @@ def _direct(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Pad
 
 
 def _on_cpu(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Padding) -> jax.Array:
-    if _is_stem(kernel, stride):
-        x, kernel, padding = _planar(*_space_to_depth(x, kernel, padding))
-        stride = (1,) * len(stride)
+    x, kernel, stride, padding = _prepared(x, kernel, stride, padding)
     if winograd.suits(x, kernel, stride):
         return winograd.convolve(x, kernel, padding)
     if kernel.ndim < 5:
@@ -268,9 +328,7 @@ def _on_cpu_for_kernel(
     x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Padding
 ) -> jax.Array:
     """The same, in the form whose gradient by the kernel is fast."""
-    if _is_stem(kernel, stride):
-        x, kernel, padding = _planar(*_space_to_depth(x, kernel, padding))
-        stride = (1,) * len(stride)
+    x, kernel, stride, padding = _prepared(x, kernel, stride, padding)
     if winograd.suits(x, kernel, stride):
         return winograd.convolve(x, kernel, padding)
     if _widens(kernel, stride, 16):
@@ -314,6 +372,16 @@ def _product_of_patches(
     for axis, (size, step) in enumerate(zip(kernel.shape, stride, strict=False), start=1):
         parts = [part for whole in parts for part in _window_slices(whole, axis, size, step)]
     return jnp.concatenate(parts, -1) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def _prepared(
+    x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Padding
+) -> tuple[jax.Array, jax.Array, Sequence[int], Padding]:
+    """The convolution itself, or a stem's as a planar one of stride 1."""
+    if not _is_stem(kernel, stride):
+        return x, kernel, stride, padding
+    x, kernel, padding = _planar(*_space_to_depth(x, kernel, padding))
+    return x, kernel, (1,) * len(stride), padding
 
 
 def _is_stem(kernel: jax.Array, stride: Sequence[int]) -> bool:

@@ -50,8 +50,9 @@ def _forward(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple:
 
 def _backward(epsilon: float, saved: tuple, gradients: tuple) -> tuple:
     x, scale, mean, var = saved
-    # What comes before is computed once, not once for each of the three times it is read.
-    gradient = lax.optimization_barrier(gradients[0])
+    # What comes before is computed once, not once for each of the three times it is read; and `x`
+    # is centred again, where XLA would keep the forward pass's centred copy beside it.
+    x, gradient = lax.optimization_barrier((x, gradients[0]))
     inverse = lax.rsqrt(var + epsilon)
     total = jnp.sum(gradient, axis=-2, keepdims=True)
     along = jnp.sum(gradient * (x - mean), axis=-2, keepdims=True)

@@ -103,21 +103,12 @@ def convolve(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
     Returns:
       [n, *space_out, o].
     """
-    return _convolve(x, kernel, padding, turned=False)
-
-
-def _convolve(x: jax.Array, kernel: jax.Array, padding: Padding, *, turned: bool) -> jax.Array:
-    """`convolve`; `turned`: with [*window, o, i], taps in reverse order."""
     axes = _axes(x.shape, kernel.shape, padding)
-    # Reversed and swapped in the products: turning a large kernel itself takes longer.
-    step = -1 if turned else 1
-    matrices = [axis.transforms.kernel[:, ::step] for axis in axes]
-    products = _along_axes(kernel, matrices).reshape(-1, *kernel.shape[-2:])
-    contracted = ((2,), (2,)) if turned else ((2,), (1,))
+    products = _transformed_kernel(kernel, axes, 1)
 
     def of_chunk(x: jax.Array) -> jax.Array:
         tiles = _transformed_input(x, axes)
-        return _outputs(lax.dot_general(tiles, products, (contracted, ((0,), (0,)))), axes)
+        return _outputs(lax.dot_general(tiles, products, (((2,), (1,)), ((0,), (0,)))), axes)
 
     y = lax.map(of_chunk, _in_chunks(x, _chunk(x.shape, kernel.shape, axes)))
     return y.reshape(x.shape[0], *y.shape[2:])
@@ -132,49 +123,41 @@ def _forward(
 def _backward(
     padding: Padding, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
+    """Both gradients, by the same algorithm, in one loop over the images.
+
+    Apart, XLA would put off every kernel's gradient to the end of the backward pass, and keep what
+    it takes in memory until then.
+    """
     x, kernel = saved
-    window = kernel.shape[:-2]
+    *window, i, o = kernel.shape
+    axes = _axes(x.shape, kernel.shape, padding)
     # The gradient of the input is the convolution with the kernel turned round.
     rest = tuple(
         (size - 1 - front, size - 1 - back)
         for size, (front, back) in zip(window, padding, strict=True)
     )
-    of_x = _convolve(gradient, kernel, rest, turned=True)
-    return of_x, kernel_gradient(x, gradient, window, padding)
+    turned = _axes(gradient.shape, kernel.shape, rest)
+    products = _transformed_kernel(kernel, turned, -1)
+
+    def add(total: jax.Array, chunk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        x, gradient = chunk
+        tiles, of_products = _transformed_input(x, axes), _outputs_transposed(gradient, axes)
+        total += lax.dot_general(tiles, of_products, (((1,), (1,)), ((0,), (0,))))
+        tiles = _transformed_input(gradient, turned)
+        of_x = lax.dot_general(tiles, products, (((2,), (2,)), ((0,), (0,))))
+        return total, _outputs(of_x, turned)
+
+    start = jnp.zeros((math.prod(axis.products for axis in axes), i, o), x.dtype)
+    chunk = min(
+        _chunk(x.shape, kernel.shape, axes), _chunk(gradient.shape, kernel.shape, turned)
+    )
+    total, of_x = lax.scan(add, start, (_in_chunks(x, chunk), _in_chunks(gradient, chunk)))
+    total = total.reshape(*(axis.products for axis in axes), i, o)
+    of_kernel = _along_axes(total, [axis.transforms.kernel.T for axis in axes])
+    return of_x.reshape(x.shape), of_kernel
 
 
 convolve.defvjp(_forward, _backward)
-
-
-def kernel_gradient(
-    x: jax.Array, gradient: jax.Array, window: Sequence[int], padding: Padding
-) -> jax.Array:
-    """The gradient of `convolve` by its kernel: the same algorithm, transposed.
-
-    Args:
-      x: [n, *space, i].
-      gradient: by the outputs, [n, *space_out, o].
-      window: of the kernel.
-      padding: as given to `convolve`.
-
-    Returns:
-      [*window, i, o].
-    """
-    i, o = x.shape[-1], gradient.shape[-1]
-    kernel = (*window, i, o)
-    axes = _axes(x.shape, kernel, padding)
-
-    def add(total: jax.Array, chunk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        x, gradient = chunk
-        tiles = _transformed_input(x, axes)
-        of_products = _outputs_transposed(gradient, axes)
-        return total + lax.dot_general(tiles, of_products, (((1,), (1,)), ((0,), (0,)))), None
-
-    start = jnp.zeros((math.prod(axis.products for axis in axes), i, o), x.dtype)
-    chunk = _chunk(x.shape, kernel, axes)
-    total, _ = lax.scan(add, start, (_in_chunks(x, chunk), _in_chunks(gradient, chunk)))
-    total = total.reshape(*(axis.products for axis in axes), i, o)
-    return _along_axes(total, [axis.transforms.kernel.T for axis in axes])
 
 
 def _axes(x: Sequence[int], kernel: Sequence[int], padding: Padding) -> tuple[_Axis, ...]:
@@ -210,6 +193,15 @@ def _along_axes(x: jax.Array, matrices: Sequence[np.ndarray]) -> jax.Array:
         ]
         x = _combined(matrix, parts)
     return x
+
+
+def _transformed_kernel(kernel: jax.Array, axes: Sequence[_Axis], step: int) -> jax.Array:
+    """[*window, i, o] to [a..., i, o]; the taps in reverse order where `step` is -1.
+
+    Reversed here, and swapped in the products: turning a large kernel itself takes longer.
+    """
+    matrices = [axis.transforms.kernel[:, ::step] for axis in axes]
+    return _along_axes(kernel, matrices).reshape(-1, *kernel.shape[-2:])
 
 
 def _transformed_input(x: jax.Array, axes: Sequence[_Axis]) -> jax.Array:
