@@ -30,14 +30,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from finecausal_jax.models import winograd
+from finecausal_jax.models.chunks import CHUNK_BYTES, largest_chunk, map_chunks, scan_chunks
+from finecausal_jax.models.remat import KEPT
 
 Padding = Sequence[tuple[int, int]]
 # Input times output channels from which a kernel's gradient is fastest in 3-D on a CPU.
 WIDE = 1024
-# Bytes of a pool's input that are pooled at once on a CPU: half of a usual cache.
-CHUNK_BYTES = 4 * 2**20
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Padding) -> jax.Array:
@@ -110,12 +111,22 @@ def _convolve_backward(
     gradient: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     def on_cpu(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
+        if _is_stem(kernel, stride) and kernel.ndim == 5:
+            return stem(x, kernel, gradient)
         if winograd.suits(*_prepared(x, kernel, stride, padding)[:3]):
             return direct(_on_cpu, x, kernel, gradient)
         # The map is linear in either argument: nothing reads the outputs, so XLA leaves them out.
         _, of_x = jax.vjp(lambda x: _on_cpu(x, kernel, stride, padding), x)
         _, of_kernel = jax.vjp(lambda k: _on_cpu_for_kernel(x, k, stride, padding), kernel)
         return *of_x(gradient), *of_kernel(gradient)
+
+    def stem(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
+        def add(total: jax.Array, x: jax.Array, gradient: jax.Array) -> Any:
+            of_x, of_kernel = direct(_at_once, x, kernel, gradient)
+            return total + of_kernel, of_x
+
+        total, of_x = scan_chunks(add, jnp.zeros_like(kernel), _chunk(x), x, gradient)
+        return of_x, total
 
     def direct(form: Any, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
         _, of_both = jax.vjp(lambda x, kernel: form(x, kernel, stride, padding), x, kernel)
@@ -218,7 +229,8 @@ def _max_pool_forward(
     x: jax.Array, axes: tuple[_PoolAxis, ...]
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     # Of each maximum the place in its window is kept, a byte, and neither input nor output.
-    return _per_platform(lambda x: _pooled(x, axes), x)
+    y, places = _per_platform(lambda x: _pooled(x, axes), x)
+    return checkpoint_name(y, KEPT), tuple(checkpoint_name(place, KEPT) for place in places)
 
 
 def _max_pool_backward(
@@ -249,17 +261,14 @@ def _per_platform(function: Callable[..., Any], *arrays: jax.Array) -> Any:
 
 
 def _in_chunks(function: Callable[..., Any], *arrays: jax.Array) -> Any:
-    n = arrays[0].shape[0]
-    fitting = max(1, CHUNK_BYTES * n // max(1, arrays[0].nbytes))
-    chunk = max(part for part in range(1, n + 1) if n % part == 0 and part <= fitting)
-    split = [array.reshape(n // chunk, chunk, *array.shape[1:]) for array in arrays]
-    out = lax.map(lambda arrays: function(*arrays), split)
-    return jax.tree.map(lambda array: array.reshape(n, *array.shape[2:]), out)
+    return map_chunks(function, _chunk(arrays[0]), *arrays)
 
 
-def _pooled(
-    x: jax.Array, axes: tuple[_PoolAxis, ...]
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+def _chunk(x: jax.Array) -> int:
+    return largest_chunk(x.shape[0], CHUNK_BYTES * x.shape[0] // max(1, x.nbytes))
+
+
+def _pooled(x: jax.Array, axes: tuple[_PoolAxis, ...]) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """The maxima, and by axis the place of each in its window, uint8."""
     places = []
     for axis in axes:
@@ -314,6 +323,13 @@ def _direct(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Pad
 
 
 def _on_cpu(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Padding) -> jax.Array:
+    if _is_stem(kernel, stride) and kernel.ndim == 5:
+        # A planar stem's signal is eight times its clips: too much to lay out for all of them.
+        return _in_chunks(lambda x: _at_once(x, kernel, stride, padding), x)
+    return _at_once(x, kernel, stride, padding)
+
+
+def _at_once(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Padding) -> jax.Array:
     x, kernel, stride, padding = _prepared(x, kernel, stride, padding)
     if winograd.suits(x, kernel, stride):
         return winograd.convolve(x, kernel, padding)

@@ -386,7 +386,7 @@ class FineCausal(nn.Module):
         for name, value, known in (
             ("graph_scope", self.graph_scope, ("pair", "batch")),
             ("base_batch_norm", self.base_batch_norm, ("running", "batch")),
-            ("remat", self.remat, ("none", "blocks")),
+            ("remat", self.remat, ("none", "norms", "blocks")),
             ("dtype", jnp.dtype(self.dtype).name, ("float32", "bfloat16")),
         ):
             if value not in known:

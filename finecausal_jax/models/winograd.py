@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from finecausal_jax.models.chunks import CHUNK_BYTES, largest_chunk, map_chunks, scan_chunks
+
 Padding = Sequence[tuple[int, int]]
 
 # Outputs of a tile along an axis, and along a short one. One tap needs no transform.
@@ -36,8 +38,6 @@ MOST_TAPS = 4
 SMALLEST = 4
 # Fewest input channels: with fewer, transforming costs as much as it saves.
 FEWEST = 16
-# What the transformed input of the images that are taken together may hold: half of a usual cache.
-CHUNK_BYTES = 4 * 2**20
 
 
 class Transforms(NamedTuple):
@@ -110,8 +110,7 @@ def convolve(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
         tiles = _transformed_input(x, axes)
         return _outputs(lax.dot_general(tiles, products, (((2,), (1,)), ((0,), (0,)))), axes)
 
-    y = lax.map(of_chunk, _in_chunks(x, _chunk(x.shape, kernel.shape, axes)))
-    return y.reshape(x.shape[0], *y.shape[2:])
+    return map_chunks(of_chunk, _chunk(x.shape, kernel.shape, axes), x)
 
 
 def _forward(
@@ -139,8 +138,7 @@ def _backward(
     turned = _axes(gradient.shape, kernel.shape, rest)
     products = _transformed_kernel(kernel, turned, -1)
 
-    def add(total: jax.Array, chunk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        x, gradient = chunk
+    def add(total: jax.Array, x: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
         tiles, of_products = _transformed_input(x, axes), _outputs_transposed(gradient, axes)
         total += lax.dot_general(tiles, of_products, (((1,), (1,)), ((0,), (0,))))
         tiles = _transformed_input(gradient, turned)
@@ -148,13 +146,11 @@ def _backward(
         return total, _outputs(of_x, turned)
 
     start = jnp.zeros((math.prod(axis.products for axis in axes), i, o), x.dtype)
-    chunk = min(
-        _chunk(x.shape, kernel.shape, axes), _chunk(gradient.shape, kernel.shape, turned)
-    )
-    total, of_x = lax.scan(add, start, (_in_chunks(x, chunk), _in_chunks(gradient, chunk)))
+    chunk = min(_chunk(x.shape, kernel.shape, axes), _chunk(gradient.shape, kernel.shape, turned))
+    total, of_x = scan_chunks(add, start, chunk, x, gradient)
     total = total.reshape(*(axis.products for axis in axes), i, o)
     of_kernel = _along_axes(total, [axis.transforms.kernel.T for axis in axes])
-    return of_x.reshape(x.shape), of_kernel
+    return of_x, of_kernel
 
 
 convolve.defvjp(_forward, _backward)
@@ -170,17 +166,13 @@ def _axes(x: Sequence[int], kernel: Sequence[int], padding: Padding) -> tuple[_A
 
 
 def _chunk(x: Sequence[int], kernel: Sequence[int], axes: Sequence[_Axis]) -> int:
-    """How many videos or images are taken together: a divisor of their number, from shapes."""
+    """How many videos or images are taken together, so that their transformed input fits."""
     products = math.prod(axis.products for axis in axes)
     bytes_of_one = 4 * products * math.prod(axis.tiles for axis in axes) * x[-1]
     # A large transformed kernel passes through the cache once a chunk.
     bytes_of_kernel = 4 * products * math.prod(kernel[-2:])
     fitting = max(CHUNK_BYTES, bytes_of_kernel) // bytes_of_one
-    return max(part for part in range(1, x[0] + 1) if x[0] % part == 0 and part <= max(1, fitting))
-
-
-def _in_chunks(x: jax.Array, chunk: int) -> jax.Array:
-    return x.reshape(x.shape[0] // chunk, chunk, *x.shape[1:])
+    return largest_chunk(x[0], fitting)
 
 
 def _along_axes(x: jax.Array, matrices: Sequence[np.ndarray]) -> jax.Array:

@@ -114,6 +114,7 @@ def _bounded_log_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, An
     return _bounded_log(x), tangent / jnp.maximum(x, 1e-12)
 
 
+@jax.checkpoint  # or the backward pass would keep several arrays as large as each map
 def _focal(logits: Float[Array, "*m"], target: Float[Array, "*m"]) -> Float[Array, ""]:
     # softplus(-x) for foreground, softplus(x) for background: the cross-entropy without overflow.
     error = jax.nn.softplus(jnp.where(target > 0.5, -logits, logits))
