@@ -19,11 +19,14 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 COMMANDS = pathlib.Path(__file__).parent / "finecausal_jax" / "commands"
-# Which operations XLA's CPU backend leaves to YNNPACK. By default products and convolutions, too,
-# though its own kernels (Eigen's) are faster at the batched ones of this network.
-YNNPACK_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
-YNNPACK_FOR_SUMS = f"{YNNPACK_FLAG}=LIBRARY_FUSION_TYPE_REDUCE"
-JAXLIB_WITH_FLAG = "0.10."  # a jaxlib that does not know a flag ends the process
+# What XLA's CPU backend is told: to leave YNNPACK only sums, and not products and convolutions too,
+# since its own kernels (Eigen's) are faster at the batched ones of this network; and to order the
+# work for memory, not for operations beside each other, which each take all cores anyway.
+XLA_FOR_CPU = {
+    "--xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
+    "--xla_cpu_enable_concurrency_optimized_scheduler": "false",
+}
+JAXLIB_WITH_FLAGS = "0.10."  # a jaxlib that does not know a flag ends the process
 HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -92,15 +95,16 @@ def _summary(name: str) -> str:
 
 
 def xla_flags(flags: str, jaxlib: str) -> str:
-    """The value of XLA_FLAGS, which JAX reads when it starts, for the fastest CPU backend.
+    """The value of XLA_FLAGS, which JAX reads when it starts, for the best of the CPU backend.
 
     Args:
-      flags: its value now. What it says of YNNPACK stays.
+      flags: its value now. What it says of a flag stays.
       jaxlib: the version that is installed.
     """
-    if YNNPACK_FLAG in flags or not jaxlib.startswith(JAXLIB_WITH_FLAG):
+    if not jaxlib.startswith(JAXLIB_WITH_FLAGS):
         return flags
-    return f"{flags} {YNNPACK_FOR_SUMS}".strip()
+    missing = [f"{name}={value}" for name, value in XLA_FOR_CPU.items() if name not in flags]
+    return " ".join([*filter(None, [flags]), *missing])
 
 
 def environment_with_huge_pages(

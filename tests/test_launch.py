@@ -156,16 +156,18 @@ def test_workdir_of_another_config_is_refused(tmp_path):
         loop.claim_workdir(tmp_path / "run", config)
 
 
-def test_ynnpack_is_left_sums_beside_what_else_is_set():
-    ours = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE"
-    assert launcher.xla_flags("", "0.10.2") == ours
-    assert launcher.xla_flags("--xla_dump_to=d", "0.10.2") == f"--xla_dump_to=d {ours}"
+def test_xla_is_told_what_suits_a_cpu_beside_what_else_is_set():
+    sums = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE"
+    order = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+    assert launcher.xla_flags("", "0.10.2") == f"{sums} {order}"
+    assert launcher.xla_flags("--xla_dump_to=d", "0.10.2") == f"--xla_dump_to=d {sums} {order}"
     users = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT"
-    assert launcher.xla_flags(users, "0.10.2") == users
+    assert launcher.xla_flags(users, "0.10.2") == f"{users} {order}"
+    assert launcher.xla_flags(f"{users} {order}", "0.10.2") == f"{users} {order}"
     assert launcher.xla_flags("", "0.11.0") == ""
 
 
-def test_the_installed_jaxlib_knows_the_flag():
+def test_the_installed_jaxlib_knows_the_flags():
     flags = launcher.xla_flags("", metadata.version("jaxlib"))
     code = "import jax; print(jax.numpy.ones(3).sum())"
     environment = {**os.environ, "XLA_FLAGS": flags}

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 # Half of a usual cache.
@@ -41,18 +42,29 @@ def scan_chunks(
     Returns:
       The last carry, and the tree of arrays [n, ...].
     """
-    if chunk == 1:  # without an axis of one in the loop's arrays: XLA would copy all of them
-        split = arrays
-    else:
-        split = tuple(array.reshape(-1, chunk, *array.shape[1:]) for array in arrays)
+    n = arrays[0].shape[0]
+    if chunk == n:
+        return function(carry, *arrays)
 
-    def step(carry: Any, rows: tuple[jax.Array, ...]) -> tuple[Any, Any]:
-        if chunk > 1:
-            return function(carry, *rows)
-        carry, out = function(carry, *(row[None] for row in rows))
-        return carry, jax.tree.map(lambda array: array[0], out)
+    def rows_of(i: Any) -> list[jax.Array]:
+        return [lax.dynamic_slice_in_dim(array, i * chunk, chunk) for array in arrays]
 
-    carry, out = lax.scan(step, carry, split)
-    if chunk > 1:
-        out = jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), out)
-    return carry, out
+    def step(i: Any, state: tuple[Any, Any]) -> tuple[Any, Any]:
+        carry, whole = state
+        carry, rows = function(carry, *rows_of(i))
+
+        def put(whole: jax.Array, rows: jax.Array) -> jax.Array:
+            return lax.dynamic_update_slice_in_dim(whole, rows, i * chunk, 0)
+
+        return carry, jax.tree.map(put, whole, rows)
+
+    _, shapes = jax.eval_shape(lambda carry: function(carry, *rows_of(0)), carry)
+    # All of it is written over. From a value of an input instead of zeros, since XLA would keep one
+    # array of zeros for all loops, and copy it for each; of the last, which is the gradient in a
+    # backward pass, or it would be the forward pass's array that is kept.
+    any_value = arrays[-1].reshape(-1)[0]
+
+    def unwritten(rows: Any) -> jax.Array:
+        return jnp.broadcast_to(any_value.astype(rows.dtype), (n, *rows.shape[1:]))
+
+    return lax.fori_loop(0, n // chunk, step, (carry, jax.tree.map(unwritten, shapes)))

@@ -30,11 +30,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 
 from finecausal_jax.models import winograd
 from finecausal_jax.models.chunks import CHUNK_BYTES, largest_chunk, map_chunks, scan_chunks
-from finecausal_jax.models.remat import KEPT
 
 Padding = Sequence[tuple[int, int]]
 # Input times output channels from which a kernel's gradient is fastest in 3-D on a CPU.
@@ -110,27 +108,25 @@ def _convolve_backward(
     saved: tuple[jax.Array, jax.Array],
     gradient: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    def on_cpu(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
-        if _is_stem(kernel, stride) and kernel.ndim == 5:
-            return stem(x, kernel, gradient)
-        if winograd.suits(*_prepared(x, kernel, stride, padding)[:3]):
-            return direct(_on_cpu, x, kernel, gradient)
-        # The map is linear in either argument: nothing reads the outputs, so XLA leaves them out.
-        _, of_x = jax.vjp(lambda x: _on_cpu(x, kernel, stride, padding), x)
-        _, of_kernel = jax.vjp(lambda k: _on_cpu_for_kernel(x, k, stride, padding), kernel)
-        return *of_x(gradient), *of_kernel(gradient)
-
-    def stem(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
-        def add(total: jax.Array, x: jax.Array, gradient: jax.Array) -> Any:
-            of_x, of_kernel = direct(_at_once, x, kernel, gradient)
-            return total + of_kernel, of_x
-
-        total, of_x = scan_chunks(add, jnp.zeros_like(kernel), _chunk(x), x, gradient)
-        return of_x, total
-
     def direct(form: Any, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
         _, of_both = jax.vjp(lambda x, kernel: form(x, kernel, stride, padding), x, kernel)
         return of_both(gradient)
+
+    def on_cpu(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
+        if _is_stem(kernel, stride) and kernel.ndim == 5:
+
+            def add(total: jax.Array, x: jax.Array, gradient: jax.Array) -> Any:
+                of_x, of_kernel = direct(_at_once, x, kernel, gradient)
+                return total + of_kernel, of_x
+
+            total, of_x = scan_chunks(add, jnp.zeros_like(kernel), _chunk(x), x, gradient)
+            return of_x, total
+        if winograd.suits(x, kernel, stride):
+            return direct(_at_once, x, kernel, gradient)
+        # The map is linear in either argument: nothing reads the outputs, so XLA leaves them out.
+        _, of_x = jax.vjp(lambda x: _at_once(x, kernel, stride, padding), x)
+        _, of_kernel = jax.vjp(lambda k: _for_kernel(x, k, stride, padding), kernel)
+        return *of_x(gradient), *of_kernel(gradient)
 
     return lax.platform_dependent(
         *saved, gradient, cpu=on_cpu, default=functools.partial(direct, _direct)
@@ -186,7 +182,7 @@ def max_pool(
       window: size per spatial dimension.
       stride: step per spatial dimension.
       padding: zeros (before, after) per spatial dimension. Parity: the reference pads its pools
-        with zeros, not with minus infinity; after a ReLU only empty windows could tell.
+        with zeros, not with minus infinity; before or after a ReLU only empty windows could tell.
       ceil: also keep a last, partial window (PyTorch's `ceil_mode`).
 
     Returns:
@@ -229,8 +225,7 @@ def _max_pool_forward(
     x: jax.Array, axes: tuple[_PoolAxis, ...]
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     # Of each maximum the place in its window is kept, a byte, and neither input nor output.
-    y, places = _per_platform(lambda x: _pooled(x, axes), x)
-    return checkpoint_name(y, KEPT), tuple(checkpoint_name(place, KEPT) for place in places)
+    return _per_platform(lambda x: _pooled(x, axes), x)
 
 
 def _max_pool_backward(
@@ -340,7 +335,7 @@ def _at_once(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Pa
     return _sum_of_planar(x, kernel, stride, padding)
 
 
-def _on_cpu_for_kernel(
+def _for_kernel(
     x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Padding
 ) -> jax.Array:
     """The same, in the form whose gradient by the kernel is fast."""
@@ -351,7 +346,7 @@ def _on_cpu_for_kernel(
         return _product_of_patches(x, kernel, stride, padding)
     *_, i, o = kernel.shape
     if kernel.ndim < 4 or i * o < WIDE:
-        return _on_cpu(x, kernel, stride, padding)
+        return _at_once(x, kernel, stride, padding)
     if kernel.ndim == 4:
         return _product_of_patches(x, kernel, stride, padding)
     return _direct(x, kernel, stride, padding)

@@ -202,15 +202,8 @@ class FineCausal(nn.Module):
           All named tensors, see `Outputs`.
         """
         features = self.encode(jnp.concatenate([query, exemplar]), train=train, runs=2)
-        first = jax.tree.map(lambda x: x[: query.shape[0]], features)
-        second = jax.tree.map(lambda x: x[query.shape[0] :], features)
-        return self.compare(
-            first,
-            second,
-            train=train,
-            transitions=transitions,
-            static_from_prediction=static_from_prediction,
-        )
+        # As they are: taken apart and put together again, XLA would copy them.
+        return self._compare(features, train, transitions, static_from_prediction)
 
     def encode(
         self, videos: Float[Array, "v t h w 3"], *, train: bool = False, runs: int = 1
@@ -267,6 +260,16 @@ class FineCausal(nn.Module):
           All named tensors, see `Outputs`.
         """
         both = jax.tree.map(lambda q, e: jnp.concatenate([q, e]), query, exemplar)
+        return self._compare(both, train, transitions, static_from_prediction)
+
+    def _compare(
+        self,
+        both: Features,
+        train: bool,
+        transitions: Int[Array, "v 2"] | None,
+        static_from_prediction: Bool[Array, ""] | None,
+    ) -> Outputs:
+        """`compare` for the features of v = 2b videos, queries first."""
         mode = {"train": train, "runs": 2}
         fused = both.video_feature * nn.sigmoid(both.mask_feature)  # [v, 9, 1024]
         causal, spatial1, spatial2 = self._intervene(both.video_feature, fused, train)
@@ -386,7 +389,7 @@ class FineCausal(nn.Module):
         for name, value, known in (
             ("graph_scope", self.graph_scope, ("pair", "batch")),
             ("base_batch_norm", self.base_batch_norm, ("running", "batch")),
-            ("remat", self.remat, ("none", "norms", "blocks")),
+            ("remat", self.remat, ("none", "blocks")),
             ("dtype", jnp.dtype(self.dtype).name, ("float32", "bfloat16")),
         ):
             if value not in known:

@@ -35,7 +35,7 @@ def feature_size(width: float) -> int:
 
 
 class ConvUnit(nn.Module):
-    """3-D convolution without bias, BatchNorm, ReLU.
+    """3-D convolution without bias, BatchNorm, ReLU (unless `rectify` is false).
 
     Padding is `max(window - stride, 0)` zeros an axis, the smaller half in front.
     """
@@ -44,6 +44,7 @@ class ConvUnit(nn.Module):
     window: tuple[int, int, int] = (1, 1, 1)
     stride: tuple[int, int, int] = (1, 1, 1)
     dtype: Any = jnp.float32
+    rectify: bool = True
 
     @nn.compact
     def __call__(
@@ -54,7 +55,8 @@ class ConvUnit(nn.Module):
             self.features, self.window, self.stride, padding, dtype=self.dtype, name="conv3d"
         )
         norm = BatchNorm(self.features, dtype=self.dtype, name="batch3d")
-        return nn.relu(conv_norm(conv, norm, x, train=train))
+        y = conv_norm(conv, norm, x, train=train)
+        return nn.relu(y) if self.rectify else y
 
 
 class Mixed(nn.Module):
@@ -108,9 +110,11 @@ class I3D(nn.Module):
           `conv3d_2c`, `mixed_3c` and `mixed_4f`.
         """
 
-        def unit(name: str, features: int, size: int, step: int, y: Array) -> Array:
-            window, stride = (size,) * 3, (step,) * 3
-            layer = ConvUnit(scaled(features, self.width), window, stride, self.dtype, name=name)
+        def unit(
+            name: str, features: int, size: int, step: int, y: Array, rectify: bool = True
+        ) -> Array:
+            channels, window, stride = scaled(features, self.width), (size,) * 3, (step,) * 3
+            layer = ConvUnit(channels, window, stride, self.dtype, rectify, name=name)
             return run_block(layer, y, remat=self.remat, train=train)
 
         def mixed(name: str, y: Array) -> Array:
@@ -120,11 +124,15 @@ class I3D(nn.Module):
 
         side = {}
         x = clips  # [n, 16, 112, 112, 3]
-        x = side["conv3d_1a"] = unit("conv3d_1a_7x7", 64, 7, 2, x)  # [n, 8, 56, 56, 64]
-        x = pool(x, (1, 3, 3), (1, 2, 2))  # [n, 8, 28, 28, 64]
+        # ReLU and maximum commute: after a pool it has a quarter of the values to rectify, and to
+        # keep for the backward pass.
+        x = unit("conv3d_1a_7x7", 64, 7, 2, x, rectify=False)  # [n, 8, 56, 56, 64]
+        side["conv3d_1a"] = nn.relu(x)
+        x = nn.relu(pool(x, (1, 3, 3), (1, 2, 2)))  # [n, 8, 28, 28, 64]
         x = unit("conv3d_2b_1x1", 64, 1, 1, x)
-        x = side["conv3d_2c"] = unit("conv3d_2c_3x3", 192, 3, 1, x)  # [n, 8, 28, 28, 192]
-        x = pool(x, (1, 3, 3), (1, 2, 2))  # [n, 8, 14, 14, 192]
+        x = unit("conv3d_2c_3x3", 192, 3, 1, x, rectify=False)  # [n, 8, 28, 28, 192]
+        side["conv3d_2c"] = nn.relu(x)
+        x = nn.relu(pool(x, (1, 3, 3), (1, 2, 2)))  # [n, 8, 14, 14, 192]
         x = mixed("mixed_3b", x)
         x = side["mixed_3c"] = mixed("mixed_3c", x)  # [n, 8, 14, 14, 480]
         x = pool(x, (3, 3, 3), (2, 2, 2))  # [n, 4, 7, 7, 480]

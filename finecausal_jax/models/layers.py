@@ -6,13 +6,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from finecausal_jax.models.convolution import convolve
 from finecausal_jax.models.initial_values import Initializer, uniform_fan_in
 from finecausal_jax.models.normalization import normalize_by_batch
-from finecausal_jax.models.remat import KEPT
 
 NORM_EPSILON = 1e-5  # PyTorch's default for BatchNorm and LayerNorm
 
@@ -57,7 +55,6 @@ class Conv(nn.Module):
         stride = self.stride or (1,) * dims
         padding = self.padding or ((0, 0),) * dims
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), stride, padding)
-        y = checkpoint_name(y, KEPT)
         if self.use_bias:
             y = add_bias(y, self.param("bias", self.bias_init or default, (self.features,)))
         return y
@@ -167,17 +164,14 @@ def run_block(block: nn.Module, x: Array, *, remat: str, **mode: Any) -> Array:
     Args:
       block: a module that belongs to the caller.
       x: its input.
-      remat: what is kept for the backward pass. "none": all that it needs. "norms": what
-        convolutions and pools give, from which normalised and rectified values are computed again.
-        "blocks": `x` alone, from which the whole block is. Values, gradients and names are the
-        same.
+      remat: "blocks" keeps only `x` for the backward pass, which computes the block again; "none"
+        keeps what the backward pass needs. Values, gradients and names are the same.
       **mode: static keyword arguments of the block.
     """
     # Initial values are drawn outside, where `init_variables` can pick them from the forward pass.
     if remat == "none" or block.is_initializing():
         return block(x, **mode)
-    kept = jax.checkpoint_policies.save_only_these_names(KEPT) if remat == "norms" else None
-    return nn.remat(lambda block, x: block(x, **mode), policy=kept)(block, x)
+    return nn.remat(lambda block, x: block(x, **mode))(block, x)
 
 
 class DoubleConv(nn.Module):

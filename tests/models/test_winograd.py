@@ -1,5 +1,7 @@
 """Winograd's algorithm against the plain convolution: values, gradients and where it is used."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +24,19 @@ def direct(x, kernel, padding):
     numbers = {5: ("NDHWC", "DHWIO", "NDHWC"), 4: ("NHWC", "HWIO", "NHWC")}[x.ndim]
     stride = (1,) * (x.ndim - 2)
     return lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=numbers)
+
+
+def assert_same(ours, plain, x, kernel, gradient=None):
+    """That two forms agree in values and gradients; `gradient` by the values, or those again."""
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(form, x, kernel, gradient):
+        y, of_both = jax.vjp(form, x, kernel)
+        return y, *of_both(y if gradient is None else gradient)
+
+    results = [run(form, x, kernel, gradient) for form in (ours, plain)]
+    for a, b in zip(*results, strict=True):
+        assert_close(a, b)
 
 
 def assert_close(ours, plain):
@@ -48,11 +63,13 @@ def assert_close(ours, plain):
 def test_values_and_gradients_equal_the_direct_ones(space, window, padding, channels, features):
     x, kernel = random(3, *space, channels), random(*window, channels, features, seed=1)
     gradient = random(*direct(x, kernel, padding).shape, seed=2)
-    ours, of_ours = jax.vjp(lambda x, k: winograd.convolve(x, k, padding), x, kernel)
-    plain, of_plain = jax.vjp(lambda x, k: direct(x, k, padding), x, kernel)
-    assert_close(ours, plain)
-    for a, b in zip(of_ours(gradient), of_plain(gradient), strict=True):
-        assert_close(a, b)
+    assert_same(
+        lambda x, k: winograd.convolve(x, k, padding),
+        lambda x, k: direct(x, k, padding),
+        x,
+        kernel,
+        gradient,
+    )
 
 
 @pytest.mark.parametrize("space", [(6, 16, 16), (5, 18, 12)])
@@ -64,11 +81,7 @@ def test_a_stem_equals_the_direct_one(space):
     def plain_stem(x, kernel):
         return lax.conv_general_dilated(x, kernel, (2, 2, 2), padding, dimension_numbers=numbers)
 
-    plain, of_plain = jax.vjp(plain_stem, x, kernel)
-    ours, of_ours = jax.vjp(lambda x, k: convolve(x, k, (2, 2, 2), padding), x, kernel)
-    assert_close(ours, plain)
-    for a, b in zip(of_ours(ours), of_plain(ours), strict=True):
-        assert_close(a, b)
+    assert_same(lambda x, k: convolve(x, k, (2, 2, 2), padding), plain_stem, x, kernel)
 
 
 @pytest.mark.parametrize("videos_at_once", [1, 2, 3, 6])
@@ -79,11 +92,12 @@ def test_nothing_depends_on_how_many_are_taken_together(monkeypatch, videos_at_o
     padding = ((1, 1),) * 3
     axes = winograd._axes(x.shape, kernel.shape, padding)
     assert winograd._chunk(x.shape, kernel.shape, axes) == videos_at_once
-    ours, of_ours = jax.vjp(lambda x, k: winograd.convolve(x, k, padding), x, kernel)
-    plain, of_plain = jax.vjp(lambda x, k: direct(x, k, padding), x, kernel)
-    assert_close(ours, plain)
-    for a, b in zip(of_ours(ours), of_plain(ours), strict=True):
-        assert_close(a, b)
+    assert_same(
+        lambda x, k: winograd.convolve(x, k, padding),
+        lambda x, k: direct(x, k, padding),
+        x,
+        kernel,
+    )
 
 
 @pytest.mark.parametrize(("tile", "taps"), [(1, 1), (4, 2), (2, 3), (4, 3), (2, 4), (4, 4)])
