@@ -27,7 +27,7 @@ _RUNNERS: dict[str, Callable[[Reference], Iterator[Check]]] = {
 _SLOW = {
     "forward_pair": "two full-size videos",
     "forward_batch": "four full-size videos",
-    "train_step": "a full-size step, forward and backward: minutes on a CPU, over 10 GB",
+    "train_step": "a full-size step, forward and backward: minutes on a CPU, several GB of memory",
 }
 
 

@@ -5,7 +5,7 @@ GPUs and TPUs get one direct convolution. XLA's CPU backend is uneven, so there
 - a float32 convolution of stride 1 and 3 or 4 taps per image axis goes by Winograd's algorithm, a
   few images at a time (`winograd`), and so do both of its gradients;
 - a stem's pixels are first gathered by space-to-depth, since 3 input channels starve the kernels,
-  and its temporal taps become channels too;
+  and its temporal taps become channels too, a few clips at a time;
 - any other 3-D convolution is a sum over its temporal taps of 2-D convolutions, and so is the
   gradient of its input;
 - the gradient of a kernel is a product with gathered patches for strided images and for upsampling,
@@ -16,9 +16,10 @@ GPUs and TPUs get one direct convolution. XLA's CPU backend is uneven, so there
 The choice is made while lowering (`jax.lax.platform_dependent`), so one jitted function serves
 every platform and can be compiled for hardware that is not there.
 
-Max pooling is a maximum over shifted slices on every platform: its gradient is dense, whereas that
-of `reduce_window` is a select-and-scatter, slow on a CPU and refused by XLA on a GPU in
-deterministic mode.
+Max pooling is a maximum over shifted slices on every platform, a few images at a time on a CPU: its
+gradient is dense, whereas that of `reduce_window` is a select-and-scatter, slow on a CPU and
+refused by XLA on a GPU in deterministic mode. Of each maximum its place is kept for the backward
+pass, in a byte.
 """
 
 import functools
@@ -325,6 +326,7 @@ def _on_cpu(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Pad
 
 
 def _at_once(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Padding) -> jax.Array:
+    """The same without a loop over stems' clips."""
     x, kernel, stride, padding = _prepared(x, kernel, stride, padding)
     if winograd.suits(x, kernel, stride):
         return winograd.convolve(x, kernel, padding)
