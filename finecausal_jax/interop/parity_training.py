@@ -59,7 +59,7 @@ def compare_train(reference: Reference) -> Iterator[Check]:
 
 
 def train_step(reference: Reference) -> Iterator[Check]:
-    """`train_step`: a step on the whole model, from frames. Takes minutes and several GB of memory."""
+    """`train_step`: a step on the whole model, from frames. Takes minutes and several GB."""
     record = reference.case("train_step")
     case = record["case"]
     model = _without_dropout(case)
