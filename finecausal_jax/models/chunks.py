@@ -28,16 +28,23 @@ def map_chunks(function: Callable[..., Any], chunk: int, *arrays: jax.Array) -> 
       The tree, of arrays [n, ...].
     """
 
-    def add(nothing: tuple, *rows: jax.Array) -> tuple[tuple, Any]:
-        return nothing, function(*rows)
+    def without_carry(carry: tuple, *rows: jax.Array) -> tuple[tuple, Any]:
+        return carry, function(*rows)
 
-    return scan_chunks(add, (), chunk, *arrays)[1]
+    return scan_chunks(without_carry, (), chunk, *arrays)[1]
 
 
 def scan_chunks(
     function: Callable[..., tuple[Any, Any]], carry: Any, chunk: int, *arrays: jax.Array
 ) -> tuple[Any, Any]:
-    """The same with a function of the last call's carry and the rows, which returns both.
+    """`map_chunks` of a function that is also given a carry, and returns the next.
+
+    Args:
+      function: of the carry and arrays [chunk, ...]; returns the next carry, shaped like the last,
+        and a tree of arrays [chunk, ...].
+      carry: the first one.
+      chunk: a divisor of n.
+      *arrays: [n, ...].
 
     Returns:
       The last carry, and the tree of arrays [n, ...].

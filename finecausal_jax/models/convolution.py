@@ -114,7 +114,7 @@ def _convolve_backward(
         return of_both(gradient)
 
     def on_cpu(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
-        if _is_stem(kernel, stride) and kernel.ndim == 5:
+        if _is_stem_of_clips(kernel, stride):
 
             def add(total: jax.Array, x: jax.Array, gradient: jax.Array) -> Any:
                 of_x, of_kernel = direct(_at_once, x, kernel, gradient)
@@ -319,8 +319,7 @@ def _direct(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Pad
 
 
 def _on_cpu(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Padding) -> jax.Array:
-    if _is_stem(kernel, stride) and kernel.ndim == 5:
-        # A planar stem's signal is eight times its clips: too much to lay out for all of them.
+    if _is_stem_of_clips(kernel, stride):
         return _in_chunks(lambda x: _at_once(x, kernel, stride, padding), x)
     return _at_once(x, kernel, stride, padding)
 
@@ -400,6 +399,14 @@ def _prepared(
 def _is_stem(kernel: jax.Array, stride: Sequence[int]) -> bool:
     """Whether this is a first layer: few channels and stride 2, where space-to-depth pays."""
     return kernel.shape[-2] <= 4 and all(step == 2 for step in stride)
+
+
+def _is_stem_of_clips(kernel: jax.Array, stride: Sequence[int]) -> bool:
+    """Whether what `_prepared` lays out is too much to have for all clips at once.
+
+    Four temporal taps as channels make four times as many pixels of it.
+    """
+    return _is_stem(kernel, stride) and kernel.ndim == 5
 
 
 def _space_to_depth(
