@@ -40,7 +40,33 @@ Padding = Sequence[tuple[int, int]]
 WIDE = 1024
 
 
-def convolve(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Padding) -> jax.Array:
+class Rectified(NamedTuple):
+    """ReLU of what BatchNorm made, which nothing has computed yet.
+
+    A convolution of it keeps for its backward pass what BatchNorm keeps anyway, and computes the
+    rest again: half of the memory, for a multiplication and an addition a value.
+
+    Attributes:
+      normalised: [n, *space, c], before ReLU.
+      source: [n, *space, c], what BatchNorm was given; None where that is not to be kept.
+      factor: [n, *1, c], float32, what BatchNorm multiplied each image's channels by.
+      shift: [n, *1, c], float32, and what it added then.
+    """
+
+    normalised: jax.Array
+    source: jax.Array | None = None
+    factor: jax.Array | None = None
+    shift: jax.Array | None = None
+
+    @property
+    def value(self) -> jax.Array:
+        """The ReLU itself, [n, *space, c]."""
+        return jax.nn.relu(self.normalised)
+
+
+def convolve(
+    x: jax.Array | Rectified, kernel: jax.Array, stride: Sequence[int], padding: Padding
+) -> jax.Array:
     """Cross-correlates channels-last signals of 1, 2 or 3 spatial dimensions with a kernel.
 
     Args:
@@ -54,12 +80,94 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Pa
     """
     dims = kernel.ndim - 2
     stride, padding = tuple(stride), tuple(tuple(pair) for pair in padding)
-    if all(size == 1 for size in kernel.shape[:dims]) and not any(a or b for a, b in padding):
+    if isinstance(x, Rectified):
+        if x.source is None or x.factor is None or x.shift is None:
+            return convolve(x.value, kernel, stride, padding)
+        sources = x.source, x.factor, x.shift
+        return _convolve_rectified(x.normalised, sources, kernel, stride, padding)
+    if _is_pointwise(kernel, padding):
         # A pointwise convolution is a matrix product, which every backend does best.
         picked = x[(slice(None), *(slice(None, None, step) for step in stride))]
         rows = picked.reshape(-1, picked.shape[-1])
         return _product(rows, kernel.reshape(kernel.shape[dims:])).reshape(*picked.shape[:-1], -1)
     return _convolve(x, kernel, stride, padding)
+
+
+def _is_pointwise(kernel: jax.Array, padding: Padding) -> bool:
+    return all(size == 1 for size in kernel.shape[:-2]) and not any(a or b for a, b in padding)
+
+
+Sources = tuple[jax.Array, jax.Array, jax.Array]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _convolve_rectified(
+    normalised: jax.Array,
+    sources: Sources,
+    kernel: jax.Array,
+    stride: tuple[int, ...],
+    padding: Padding,
+) -> jax.Array:
+    """Convolves the ReLU of its first argument, which can be made again of `sources`.
+
+    All that is learnt by the sources reaches them through `normalised`.
+    """
+    return convolve(jax.nn.relu(normalised), kernel, stride, padding)
+
+
+def _convolve_rectified_forward(
+    normalised: jax.Array,
+    sources: Sources,
+    kernel: jax.Array,
+    stride: tuple[int, ...],
+    padding: Padding,
+) -> tuple[jax.Array, tuple[Sources, jax.Array]]:
+    out = _convolve_rectified(normalised, sources, kernel, stride, padding)
+    return out, (sources, kernel)
+
+
+def _convolve_rectified_backward(
+    stride: tuple[int, ...],
+    padding: Padding,
+    saved: tuple[Sources, jax.Array],
+    gradient: jax.Array,
+) -> tuple[jax.Array, None, jax.Array]:
+    sources, kernel = saved
+    # Without the barrier XLA would find that this was computed before, and keep it after all.
+    sources = lax.optimization_barrier(sources)
+
+    def rectified(*sources: jax.Array) -> jax.Array:
+        return jax.nn.relu(_normalised(*sources)).astype(kernel.dtype)
+
+    def at_once(gradient: jax.Array, *sources: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x = rectified(*sources)
+        _, of_both = jax.vjp(lambda x, kernel: convolve(x, kernel, stride, padding), x, kernel)
+        return of_both(gradient)
+
+    def on_cpu(gradient: jax.Array, *sources: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if winograd.suits(sources[0], kernel, stride):
+            return winograd.gradients(rectified, sources, kernel, padding, gradient)
+        if not _is_pointwise(kernel, padding):
+            return at_once(gradient, *sources)
+
+        def add(total: jax.Array, *rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+            *sources, gradient = rows
+            of_x, of_kernel = at_once(gradient, *sources)
+            return total + of_kernel, of_x
+
+        start = jnp.zeros_like(kernel)
+        total, of_x = scan_chunks(add, start, _chunk(sources[0]), *sources, gradient)
+        return of_x, total
+
+    of_x, of_kernel = lax.platform_dependent(gradient, *sources, cpu=on_cpu, default=at_once)
+    return jnp.where(_normalised(*sources) > 0, of_x, 0), None, of_kernel
+
+
+_convolve_rectified.defvjp(_convolve_rectified_forward, _convolve_rectified_backward)
+
+
+def _normalised(source: jax.Array, factor: jax.Array, shift: jax.Array) -> jax.Array:
+    return source.astype(jnp.float32) * factor + shift
 
 
 @jax.custom_vjp

@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from finecausal_jax.models.convolution import max_pool
-from finecausal_jax.models.layers import BatchNorm, Conv, conv_norm, run_block
+from finecausal_jax.models.convolution import Rectified, max_pool
+from finecausal_jax.models.layers import BatchNorm, Conv, conv_norm_relu, run_block
 
 # Channels of each mixed block's units: b0, b1a, b1b, b2a, b2b, b3.
 MIXED_CHANNELS = {
@@ -35,7 +35,7 @@ def feature_size(width: float) -> int:
 
 
 class ConvUnit(nn.Module):
-    """3-D convolution without bias, BatchNorm, ReLU (unless `rectify` is false).
+    """3-D convolution without bias, BatchNorm, and a ReLU that is left to what comes next.
 
     Padding is `max(window - stride, 0)` zeros an axis, the smaller half in front.
     """
@@ -44,19 +44,16 @@ class ConvUnit(nn.Module):
     window: tuple[int, int, int] = (1, 1, 1)
     stride: tuple[int, int, int] = (1, 1, 1)
     dtype: Any = jnp.float32
-    rectify: bool = True
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "n t h w i"], *, train: bool
-    ) -> Float[Array, "n t2 h2 w2 o"]:
+    def __call__(self, x: Float[Array, "n t h w i"] | Rectified, *, train: bool) -> Rectified:
+        """[n, t, h, w, i] to [n, t2, h2, w2, features]."""
         padding = _padding(self.window, self.stride)
         conv = Conv(
             self.features, self.window, self.stride, padding, dtype=self.dtype, name="conv3d"
         )
         norm = BatchNorm(self.features, dtype=self.dtype, name="batch3d")
-        y = conv_norm(conv, norm, x, train=train)
-        return nn.relu(y) if self.rectify else y
+        return conv_norm_relu(conv, norm, x, train=train)
 
 
 class Mixed(nn.Module):
@@ -67,7 +64,7 @@ class Mixed(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n t h w i"], *, train: bool) -> Float[Array, "n t h w o"]:
-        def unit(name: str, features: int, size: int, y: Array) -> Array:
+        def unit(name: str, features: int, size: int, y: Array | Rectified) -> Rectified:
             window = (size, size, size)
             return ConvUnit(features, window, dtype=self.dtype, name=name)(y, train=train)
 
@@ -79,7 +76,7 @@ class Mixed(nn.Module):
             unit("branch_2_1", b2b, 3, unit("branch_2_0", b2a, 1, x)),
             unit("branch_3_1", b3, 1, pooled),
         )
-        return jnp.concatenate(branches, axis=-1)
+        return jnp.concatenate([branch.value for branch in branches], axis=-1)
 
 
 class I3D(nn.Module):
@@ -98,7 +95,7 @@ class I3D(nn.Module):
     @nn.compact
     def __call__(
         self, clips: Float[Array, "n t h w 3"], *, train: bool
-    ) -> tuple[Float[Array, "n d"], dict[str, Array]]:
+    ) -> tuple[Float[Array, "n d"], dict[str, Array | Rectified]]:
         """Runs the trunk.
 
         Args:
@@ -110,11 +107,9 @@ class I3D(nn.Module):
           `conv3d_2c`, `mixed_3c` and `mixed_4f`.
         """
 
-        def unit(
-            name: str, features: int, size: int, step: int, y: Array, rectify: bool = True
-        ) -> Array:
+        def unit(name: str, features: int, size: int, step: int, y: Array | Rectified) -> Rectified:
             channels, window, stride = scaled(features, self.width), (size,) * 3, (step,) * 3
-            layer = ConvUnit(channels, window, stride, self.dtype, rectify, name=name)
+            layer = ConvUnit(channels, window, stride, self.dtype, name=name)
             return run_block(layer, y, remat=self.remat, train=train)
 
         def mixed(name: str, y: Array) -> Array:
@@ -122,17 +117,14 @@ class I3D(nn.Module):
             block = Mixed((b0, b1a, b1b, b2a, b2b, b3), self.dtype, name=name)
             return run_block(block, y, remat=self.remat, train=train)
 
-        side = {}
-        x = clips  # [n, 16, 112, 112, 3]
+        side: dict[str, Array | Rectified] = {}
         # ReLU and maximum commute: after a pool it has a quarter of the values to rectify, and to
         # keep for the backward pass.
-        x = unit("conv3d_1a_7x7", 64, 7, 2, x, rectify=False)  # [n, 8, 56, 56, 64]
-        side["conv3d_1a"] = nn.relu(x)
-        x = nn.relu(pool(x, (1, 3, 3), (1, 2, 2)))  # [n, 8, 28, 28, 64]
-        x = unit("conv3d_2b_1x1", 64, 1, 1, x)
-        x = unit("conv3d_2c_3x3", 192, 3, 1, x, rectify=False)  # [n, 8, 28, 28, 192]
-        side["conv3d_2c"] = nn.relu(x)
-        x = nn.relu(pool(x, (1, 3, 3), (1, 2, 2)))  # [n, 8, 14, 14, 192]
+        y = side["conv3d_1a"] = unit("conv3d_1a_7x7", 64, 7, 2, clips)  # [n, 8, 56, 56, 64]
+        x = nn.relu(pool(y.normalised, (1, 3, 3), (1, 2, 2)))  # [n, 8, 28, 28, 64]
+        y = unit("conv3d_2b_1x1", 64, 1, 1, x)
+        y = side["conv3d_2c"] = unit("conv3d_2c_3x3", 192, 3, 1, y)  # [n, 8, 28, 28, 192]
+        x = nn.relu(pool(y.normalised, (1, 3, 3), (1, 2, 2)))  # [n, 8, 14, 14, 192]
         x = mixed("mixed_3b", x)
         x = side["mixed_3c"] = mixed("mixed_3c", x)  # [n, 8, 14, 14, 480]
         x = pool(x, (3, 3, 3), (2, 2, 2))  # [n, 4, 7, 7, 480]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from finecausal_jax.models.convolution import convolve
+from finecausal_jax.models.convolution import Rectified, convolve
 from finecausal_jax.models.initial_values import Initializer, uniform_fan_in
 from finecausal_jax.models.normalization import normalize_by_batch
 
@@ -40,10 +40,13 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "n *space i"], scale: Float[Array, " o"] | None = None
+        self, x: Float[Array, "n *space i"] | Rectified, scale: Float[Array, " o"] | None = None
     ) -> Float[Array, "n *space_out o"]:
         """Convolves; `scale` multiplies the kernel's output channels, for a folded BatchNorm."""
-        dims, channels = len(self.window), x.shape[-1]
+        if not isinstance(x, Rectified):
+            x = x.astype(self.dtype)
+        channels = (x.normalised if isinstance(x, Rectified) else x).shape[-1]
+        dims = len(self.window)
         fan_in = channels
         for size in self.window:
             fan_in *= size
@@ -54,7 +57,7 @@ class Conv(nn.Module):
             kernel = kernel * jnp.expand_dims(scale, range(dims + 1))
         stride = self.stride or (1,) * dims
         padding = self.padding or ((0, 0),) * dims
-        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), stride, padding)
+        y = convolve(x, kernel.astype(self.dtype), stride, padding)
         if self.use_bias:
             y = add_bias(y, self.param("bias", self.bias_init or default, (self.features,)))
         return y
@@ -125,7 +128,10 @@ class BatchNorm(nn.Module):
         if not train:
             factor, shift = self.frozen()
             return _affine(x.astype(jnp.float32), factor, shift).astype(self.dtype)
+        return self.rectified(x, runs=runs).normalised
 
+    def rectified(self, x: Float[Array, "n *space c"], *, runs: int = 1) -> Rectified:
+        """The ReLU of what the layer makes of `x` in training, to be convolved."""
         groups = () if runs == 1 else (runs,)
         rows = x.astype(jnp.float32).reshape(*groups, -1, self.features)
         y, mean, var = normalize_by_batch(rows, self.scale, self.bias, NORM_EPSILON)
@@ -136,7 +142,16 @@ class BatchNorm(nn.Module):
                 for running, new in ((self.mean, mean), (self.var, unbiased)):
                     new = new.reshape(runs, self.features)[run]
                     running.value += self.momentum * (new - running.value)
-        return y.reshape(x.shape).astype(self.dtype)
+
+        def by_image(values: Array) -> Array:
+            values = jnp.repeat(values.reshape(runs, self.features), x.shape[0] // runs, axis=0)
+            return jnp.expand_dims(values, range(1, x.ndim - 1))
+
+        scale, bias = (jnp.expand_dims(p, range(x.ndim - 1)) for p in (self.scale, self.bias))
+        factor = scale * jax.lax.rsqrt(by_image(var) + NORM_EPSILON)
+        shift = bias - by_image(mean) * factor
+        y = y.reshape(x.shape).astype(self.dtype)
+        return Rectified(y, x, factor, shift)
 
     def frozen(self) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
         """The factor and shift that this layer is, as long as its statistics stay as they are."""
@@ -144,21 +159,21 @@ class BatchNorm(nn.Module):
         return factor, self.bias - self.mean.value * factor
 
 
-def conv_norm(
-    conv: Conv, norm: BatchNorm, x: Array, *, train: bool, runs: int = 1
-) -> Float[Array, "n *space_out o"]:
-    """A convolution without bias, then BatchNorm; with running statistics, both as one.
+def conv_norm_relu(
+    conv: Conv, norm: BatchNorm, x: Array | Rectified, *, train: bool, runs: int = 1
+) -> Rectified:
+    """A convolution without bias, BatchNorm, and a ReLU that is left to what convolves it next.
 
     Folded into the kernel, BatchNorm's factor costs nothing, and the convolution's own output need
     not be kept for the backward pass of a trunk that trains with running statistics.
     """
     if train:
-        return norm(conv(x), train=True, runs=runs)
+        return norm.rectified(conv(x), runs=runs)
     factor, shift = norm.frozen()
-    return add_bias(conv(x, factor), shift)
+    return Rectified(add_bias(conv(x, factor), shift))
 
 
-def run_block(block: nn.Module, x: Array, *, remat: str, **mode: Any) -> Array:
+def run_block(block: nn.Module, x: Array | Rectified, *, remat: str, **mode: Any) -> Any:
     """Calls a block, `block(x, **mode)`.
 
     Args:
@@ -171,6 +186,8 @@ def run_block(block: nn.Module, x: Array, *, remat: str, **mode: Any) -> Array:
     # Initial values are drawn outside, where `init_variables` can pick them from the forward pass.
     if remat == "none" or block.is_initializing():
         return block(x, **mode)
+    if isinstance(x, Rectified):
+        x = x.value  # one array to keep instead of two
     return nn.remat(lambda block, x: block(x, **mode))(block, x)
 
 

@@ -6,10 +6,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from finecausal_jax.models.convolution import max_pool
+from finecausal_jax.models.convolution import Rectified, max_pool
 from finecausal_jax.models.i3d import scaled
 from finecausal_jax.models.initial_values import he_normal_fan_out
-from finecausal_jax.models.layers import BatchNorm, Conv, DoubleConv, conv_norm, run_block
+from finecausal_jax.models.layers import BatchNorm, Conv, DoubleConv, conv_norm_relu, run_block
 from finecausal_jax.models.stages import pool_frames
 
 BLOCKS = (3, 4, 6, 3)  # ResNet-34: basic blocks in each of its four layers
@@ -27,7 +27,9 @@ class BasicBlock(nn.Module):
     def __call__(
         self, x: Float[Array, "n h w i"], *, train: bool, runs: int
     ) -> Float[Array, "n h2 w2 o"]:
-        def normed(name: str, norm_name: str, size: int, step: int, y: Array) -> Array:
+        def normed(
+            name: str, norm_name: str, size: int, step: int, y: Array | Rectified
+        ) -> Rectified:
             pad = (size // 2, size // 2)
             conv = Conv(
                 self.features,
@@ -40,12 +42,11 @@ class BasicBlock(nn.Module):
             )
 
             norm = BatchNorm(self.features, dtype=self.dtype, name=norm_name)
-            return conv_norm(conv, norm, y, train=train, runs=runs)
+            return conv_norm_relu(conv, norm, y, train=train, runs=runs)
 
-        y = nn.relu(normed("conv1", "bn1", 3, self.step, x))
-        y = normed("conv2", "bn2", 3, 1, y)
+        y = normed("conv2", "bn2", 3, 1, normed("conv1", "bn1", 3, self.step, x)).normalised
         if self.step != 1 or x.shape[-1] != self.features:
-            x = normed("downsample_conv", "downsample_norm", 1, self.step, x)
+            x = normed("downsample_conv", "downsample_norm", 1, self.step, x).normalised
         return nn.relu(y + x)
 
 
@@ -70,7 +71,7 @@ class ResNet34(nn.Module):
             name="conv1",
         )
         norm = BatchNorm(stem.features, dtype=self.dtype, name="bn1")
-        x = nn.relu(conv_norm(stem, norm, frames, train=train, runs=runs))  # [n, 56, 56, 64]
+        x = conv_norm_relu(stem, norm, frames, train=train, runs=runs).value  # [n, 56, 56, 64]
         # Zeros or minus infinity in the padding: the same after a ReLU.
         x = max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # [n, 28, 28, 64]
         for layer, (blocks, features) in enumerate(zip(BLOCKS, WIDTHS, strict=True), start=1):

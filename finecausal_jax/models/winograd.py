@@ -8,7 +8,7 @@ so images are taken a few at a time; over a whole batch at once they cost more t
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -122,12 +122,33 @@ def _forward(
 def _backward(
     padding: Padding, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    return gradients(lambda x: x, (x,), kernel, padding, gradient)
+
+
+def gradients(
+    input_of: Callable[..., jax.Array],
+    sources: tuple[jax.Array, ...],
+    kernel: jax.Array,
+    padding: Padding,
+    gradient: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
     """Both gradients, by the same algorithm, in one loop over the images.
 
     Apart, XLA would put off every kernel's gradient to the end of the backward pass, and keep what
     it takes in memory until then.
+
+    Args:
+      input_of: makes the input of the convolution, [m, *space, i], of m rows of each source; a few
+        images at a time, so that it need not be kept since the forward pass.
+      sources: [n, ...]; the first is shaped like the input.
+      kernel, padding: as for `convolve`.
+      gradient: by the outputs, [n, *space_out, o].
+
+    Returns:
+      The gradients by the input and by the kernel.
     """
-    x, kernel = saved
+    x = sources[0]
     *window, i, o = kernel.shape
     axes = _axes(x.shape, kernel.shape, padding)
     # The gradient of the input is the convolution with the kernel turned round.
@@ -138,8 +159,10 @@ def _backward(
     turned = _axes(gradient.shape, kernel.shape, rest)
     products = _transformed_kernel(kernel, turned, -1)
 
-    def add(total: jax.Array, x: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-        tiles, of_products = _transformed_input(x, axes), _outputs_transposed(gradient, axes)
+    def add(total: jax.Array, *rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+        *sources, gradient = rows
+        tiles = _transformed_input(input_of(*sources), axes)
+        of_products = _outputs_transposed(gradient, axes)
         total += lax.dot_general(tiles, of_products, (((1,), (1,)), ((0,), (0,))))
         tiles = _transformed_input(gradient, turned)
         of_x = lax.dot_general(tiles, products, (((2,), (2,)), ((0,), (0,))))
@@ -147,7 +170,7 @@ def _backward(
 
     start = jnp.zeros((math.prod(axis.products for axis in axes), i, o), x.dtype)
     chunk = min(_chunk(x.shape, kernel.shape, axes), _chunk(gradient.shape, kernel.shape, turned))
-    total, of_x = scan_chunks(add, start, chunk, x, gradient)
+    total, of_x = scan_chunks(add, start, chunk, *sources, gradient)
     total = total.reshape(*(axis.products for axis in axes), i, o)
     of_kernel = _along_axes(total, [axis.transforms.kernel.T for axis in axes])
     return of_x, of_kernel
