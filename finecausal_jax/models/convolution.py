@@ -23,6 +23,7 @@ pass, in a byte.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -62,6 +63,34 @@ class Rectified(NamedTuple):
     def value(self) -> jax.Array:
         """The ReLU itself, [n, *space, c]."""
         return jax.nn.relu(self.normalised)
+
+
+@jax.custom_vjp
+def join_rectified(parts: Sequence[jax.Array]) -> jax.Array:
+    """The ReLU of arrays [n, *space, c] joined along their channels.
+
+    The gradient reads the result, so that the parts need not be kept beside it.
+    """
+    # In a loop, for XLA computes a ReLU outside again of its argument, and keeps both.
+    return _per_platform(lambda *parts: jax.nn.relu(jnp.concatenate(parts, axis=-1)), *parts)
+
+
+def _join_rectified_forward(
+    parts: Sequence[jax.Array],
+) -> tuple[jax.Array, tuple[jax.Array, list[int]]]:
+    result = join_rectified(parts)
+    return result, (result, [part.shape[-1] for part in parts])
+
+
+def _join_rectified_backward(
+    saved: tuple[jax.Array, list[int]], gradient: jax.Array
+) -> tuple[list[jax.Array]]:
+    result, widths = saved
+    gradient = jnp.where(result > 0, gradient, 0)
+    return (jnp.split(gradient, list(itertools.accumulate(widths[:-1])), axis=-1),)
+
+
+join_rectified.defvjp(_join_rectified_forward, _join_rectified_backward)
 
 
 def convolve(
@@ -283,6 +312,7 @@ def max_pool(
     padding: Padding,
     *,
     ceil: bool = False,
+    rectified: bool = False,
 ) -> jax.Array:
     """Max pooling over the spatial dimensions of a channels-last array.
 
@@ -293,6 +323,7 @@ def max_pool(
       padding: zeros (before, after) per spatial dimension. Parity: the reference pads its pools
         with zeros, not with minus infinity; before or after a ReLU only empty windows could tell.
       ceil: also keep a last, partial window (PyTorch's `ceil_mode`).
+      rectified: take the ReLU of the maxima, which is the maximum of the ReLUs.
 
     Returns:
       [n, *space_out, c].
@@ -302,7 +333,7 @@ def max_pool(
         for place, (size, step, pad) in enumerate(zip(window, stride, padding, strict=True), 1)
         if size > 1 or step > 1
     )
-    return _max_pool(x, axes)
+    return _max_pool(x, axes, rectified)
 
 
 class _PoolAxis(NamedTuple):
@@ -324,27 +355,35 @@ def _pool_axis(
     return _PoolAxis(place, size, step, *pad, end)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _max_pool(x: jax.Array, axes: tuple[_PoolAxis, ...]) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _max_pool(x: jax.Array, axes: tuple[_PoolAxis, ...], rectified: bool) -> jax.Array:
     """Maximum over windows, axis by axis; the gradient goes to a window's first maximum."""
-    return _per_platform(lambda x: _pooled(x, axes)[0], x)
+    return _per_platform(lambda x: _pooled(x, axes, rectified)[0], x)
 
 
 def _max_pool_forward(
-    x: jax.Array, axes: tuple[_PoolAxis, ...]
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    # Of each maximum the place in its window is kept, a byte, and neither input nor output.
-    return _per_platform(lambda x: _pooled(x, axes), x)
+    x: jax.Array, axes: tuple[_PoolAxis, ...], rectified: bool
+) -> tuple[jax.Array, tuple[jax.Array | None, tuple[jax.Array, ...]]]:
+    # Of each maximum the place in its window is kept, a byte, and neither input nor output; but for
+    # a ReLU, whose result is kept by what comes next anyway.
+    y, places = _per_platform(lambda x: _pooled(x, axes, rectified), x)
+    return y, (y if rectified else None, places)
 
 
 def _max_pool_backward(
-    axes: tuple[_PoolAxis, ...], places: tuple[jax.Array, ...], gradient: jax.Array
+    axes: tuple[_PoolAxis, ...],
+    rectified: bool,
+    saved: tuple[jax.Array | None, tuple[jax.Array, ...]],
+    gradient: jax.Array,
 ) -> tuple[jax.Array]:
     def unpooled(gradient: jax.Array, *places: jax.Array) -> jax.Array:
         for axis, place in reversed(list(zip(axes, places, strict=True))):
             gradient = _unpooled(gradient, place, axis)
         return gradient
 
+    result, places = saved
+    if result is not None:
+        gradient = jnp.where(result > 0, gradient, 0)
     return (_per_platform(unpooled, gradient, *places),)
 
 
@@ -372,8 +411,10 @@ def _chunk(x: jax.Array) -> int:
     return largest_chunk(x.shape[0], CHUNK_BYTES * x.shape[0] // max(1, x.nbytes))
 
 
-def _pooled(x: jax.Array, axes: tuple[_PoolAxis, ...]) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """The maxima, and by axis the place of each in its window, uint8."""
+def _pooled(
+    x: jax.Array, axes: tuple[_PoolAxis, ...], rectified: bool
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """The maxima or their ReLU, and by axis the place of each in its window, uint8."""
     places = []
     for axis in axes:
         config = [(0, 0, 0)] * x.ndim
@@ -390,7 +431,7 @@ def _pooled(x: jax.Array, axes: tuple[_PoolAxis, ...]) -> tuple[jax.Array, tuple
         for offset, part in reversed(list(enumerate(parts[:-1]))):
             place = jnp.where(part == x, np.uint8(offset), place)
         places.append(place)
-    return x, tuple(places)
+    return jax.nn.relu(x) if rectified else x, tuple(places)
 
 
 def _unpooled(gradient: jax.Array, place: jax.Array, axis: _PoolAxis) -> jax.Array:

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from finecausal_jax.models.convolution import Rectified, max_pool
+from finecausal_jax.models.convolution import Rectified, join_rectified, max_pool
 from finecausal_jax.models.layers import BatchNorm, Conv, conv_norm_relu, run_block
 
 # Channels of each mixed block's units: b0, b1a, b1b, b2a, b2b, b3.
@@ -76,7 +76,7 @@ class Mixed(nn.Module):
             unit("branch_2_1", b2b, 3, unit("branch_2_0", b2a, 1, x)),
             unit("branch_3_1", b3, 1, pooled),
         )
-        return jnp.concatenate([branch.value for branch in branches], axis=-1)
+        return join_rectified([branch.normalised for branch in branches])
 
 
 class I3D(nn.Module):
@@ -121,10 +121,10 @@ class I3D(nn.Module):
         # ReLU and maximum commute: after a pool it has a quarter of the values to rectify, and to
         # keep for the backward pass.
         y = side["conv3d_1a"] = unit("conv3d_1a_7x7", 64, 7, 2, clips)  # [n, 8, 56, 56, 64]
-        x = nn.relu(pool(y.normalised, (1, 3, 3), (1, 2, 2)))  # [n, 8, 28, 28, 64]
+        x = pool(y.normalised, (1, 3, 3), (1, 2, 2), rectified=True)  # [n, 8, 28, 28, 64]
         y = unit("conv3d_2b_1x1", 64, 1, 1, x)
         y = side["conv3d_2c"] = unit("conv3d_2c_3x3", 192, 3, 1, y)  # [n, 8, 28, 28, 192]
-        x = nn.relu(pool(y.normalised, (1, 3, 3), (1, 2, 2)))  # [n, 8, 14, 14, 192]
+        x = pool(y.normalised, (1, 3, 3), (1, 2, 2), rectified=True)  # [n, 8, 14, 14, 192]
         x = mixed("mixed_3b", x)
         x = side["mixed_3c"] = mixed("mixed_3c", x)  # [n, 8, 14, 14, 480]
         x = pool(x, (3, 3, 3), (2, 2, 2))  # [n, 4, 7, 7, 480]
@@ -138,10 +138,14 @@ class I3D(nn.Module):
 
 
 def pool(
-    x: Float[Array, "n t h w c"], window: tuple[int, int, int], stride: tuple[int, int, int]
+    x: Float[Array, "n t h w c"],
+    window: tuple[int, int, int],
+    stride: tuple[int, int, int],
+    *,
+    rectified: bool = False,
 ) -> Float[Array, "n t2 h2 w2 c"]:
     """The trunk's max pool: padded as its convolutions are, then in ceil mode."""
-    return max_pool(x, window, stride, _padding(window, stride), ceil=True)
+    return max_pool(x, window, stride, _padding(window, stride), ceil=True, rectified=rectified)
 
 
 def _padding(

@@ -170,7 +170,12 @@ def conv_norm_relu(
     if train:
         return norm.rectified(conv(x), runs=runs)
     factor, shift = norm.frozen()
-    return Rectified(add_bias(conv(x, factor), shift))
+    y = conv(x, factor)
+    by_image = (y.shape[0], *(1,) * (y.ndim - 2), y.shape[-1])
+    # In the dtype of the sum, or what is computed again could be rounded otherwise.
+    rounded = shift.astype(y.dtype).astype(jnp.float32)
+    shifts = jnp.broadcast_to(jnp.expand_dims(rounded, range(y.ndim - 1)), by_image)
+    return Rectified(add_bias(y, shift), y, jnp.ones(by_image, jnp.float32), shifts)
 
 
 def run_block(block: nn.Module, x: Array | Rectified, *, remat: str, **mode: Any) -> Any:

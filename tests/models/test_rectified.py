@@ -1,11 +1,13 @@
 """Convolutions of a ReLU that is computed again, beside those of one that is kept."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from finecausal_jax.models.convolution import Rectified, convolve
+from finecausal_jax.models.convolution import Rectified, convolve, join_rectified, max_pool
 from finecausal_jax.models.layers import BatchNorm
 
 IMAGES = (4, 9, 8, 24)
@@ -88,3 +90,29 @@ def test_without_a_source_the_relu_is_kept():
     found = convolve(Rectified(normalised), kernel, (1, 1), [(1, 1)] * 2)
     want = convolve(jnp.maximum(normalised, 0), kernel, (1, 1), [(1, 1)] * 2)
     assert np.array_equal(found, want)
+
+
+def test_joined_parts():
+    """The ReLU of all parts, with its gradient, of which the result alone is kept."""
+    x, y = jnp.array([[-2.0, 0.0]]), jnp.array([[1.0, -1.0, 3.0]])
+    out, back = jax.vjp(join_rectified, [x, y])
+    assert np.array_equal(out, [[0, 0, 1, 0, 3]])
+    of_x, of_y = back(jnp.array([[1.0, 2.0, 3.0, 4.0, 5.0]]))[0]
+    assert np.array_equal(of_x, [[0, 0]])
+    assert np.array_equal(of_y, [[3, 0, 5]])
+    (kept,) = (leaf for leaf in jax.tree.leaves(back) if getattr(leaf, "ndim", 0))
+    assert np.array_equal(kept, out)
+
+
+def test_a_rectified_pool():
+    """Values and gradients of a pool and then a ReLU."""
+    x = jnp.asarray(np.random.default_rng(0).normal(-0.5, 1.0, (3, 6, 7, 2)), jnp.float32)
+    pool = functools.partial(
+        max_pool, window=(3, 3), stride=(2, 2), padding=[(0, 1)] * 2, ceil=True
+    )
+    found, back = jax.vjp(functools.partial(pool, rectified=True), x)
+    want, want_back = jax.vjp(lambda x: jax.nn.relu(pool(x)), x)
+    assert np.any(want == 0)
+    assert np.array_equal(found, want)
+    gradient = jnp.arange(1.0, 1 + found.size).reshape(found.shape)
+    assert np.array_equal(back(gradient)[0], want_back(gradient)[0])
