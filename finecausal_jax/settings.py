@@ -15,8 +15,8 @@ from finecausal_jax.data.dives import RESIZED, STORED, DiveSource
 from finecausal_jax.data.preprocessing import Preprocessing
 from finecausal_jax.data.resizing import Resize
 from finecausal_jax.models.finecausal import FineCausal
+from finecausal_jax.training.optimiser import Optimiser
 from finecausal_jax.training.schedule import Schedule
-from finecausal_jax.training.state import Optimiser
 from finecausal_jax.training.steps import StepSettings
 
 DTYPES = ("float32", "bfloat16")

@@ -38,7 +38,8 @@ from finecausal_jax.training.checkpoints import (
 )
 from finecausal_jax.training.losses import Losses
 from finecausal_jax.training.metrics_log import MetricsLog
-from finecausal_jax.training.state import TrainState, init_state, init_variables, make_optimiser
+from finecausal_jax.training.optimiser import make_optimiser
+from finecausal_jax.training.state import TrainState, init_state, init_variables
 from finecausal_jax.training.steps import train_step
 
 CONFIG_FILE = "config.json"

@@ -1,6 +1,5 @@
-"""The training state and the optimiser, built from plain settings."""
+"""The training state: all that a step changes, and its first value."""
 
-import dataclasses
 from collections.abc import Collection
 from typing import Any
 
@@ -8,11 +7,10 @@ import flax.struct
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
-import optax
 from jax.interpreters import partial_eval
 
 from finecausal_jax.models.finecausal import FineCausal
-from finecausal_jax.training.schedule import Schedule, optax_schedules
+from finecausal_jax.training.optimiser import ParameterUpdate
 
 
 @flax.struct.dataclass
@@ -35,44 +33,6 @@ class TrainState:
     def variables(self) -> dict[str, Any]:
         """The state as `FineCausal.apply` takes it."""
         return {"params": self.params, "batch_stats": self.batch_stats}
-
-
-@dataclasses.dataclass(frozen=True)
-class Optimiser:
-    """Adam with the reference's rates; see `make_optimiser`.
-
-    Attributes:
-      schedule: learning rates by micro-batch.
-      accumulate: micro-batches whose gradients one step adds up (sums, as the reference does).
-      clip_norm: largest global norm of the summed gradient; 0 for no limit, as in the reference.
-
-    Raises:
-      ValueError: `clip_norm` is negative.
-    """
-
-    schedule: Schedule
-    accumulate: int = 2
-    clip_norm: float = 0.0
-
-    def __post_init__(self):
-        if not self.clip_norm >= 0:
-            raise ValueError(
-                f"optimiser: clip_norm is {self.clip_norm}, expected a norm, or 0 for no limit"
-            )
-
-
-def make_optimiser(settings: Optimiser) -> optax.GradientTransformation:
-    """Adam without weight decay, with one rate for `base_model` and one for all else."""
-    rates = optax_schedules(settings.schedule, settings.accumulate)
-    scale = optax.multi_transform(
-        {group: optax.scale_by_learning_rate(rate) for group, rate in rates.items()}, _groups
-    )
-    clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
-    adam = optax.chain(clip, optax.scale_by_adam(), scale)
-    if settings.accumulate == 1:
-        return adam
-    steps = optax.MultiSteps(adam, settings.accumulate, use_grad_mean=False)
-    return steps.gradient_transformation()
 
 
 def init_variables(
@@ -109,7 +69,7 @@ def init_variables(
     return flax.traverse_util.unflatten_dict(dict(zip(kept, values, strict=True)))
 
 
-def init_state(variables: dict[str, Any], optimiser: optax.GradientTransformation) -> TrainState:
+def init_state(variables: dict[str, Any], optimiser: ParameterUpdate) -> TrainState:
     """The state before the first step."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -117,12 +77,3 @@ def init_state(variables: dict[str, Any], optimiser: optax.GradientTransformatio
         batch_stats=variables["batch_stats"],
         opt_state=optimiser.init(variables["params"]),
     )
-
-
-def _groups(params: Any) -> Any:
-    return {
-        module: jax.tree.map(
-            lambda _, m=module: "base_model" if m == "base_model" else "rest", tree
-        )
-        for module, tree in params.items()
-    }

@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from finecausal_jax.data.preprocessing import normalize, scale_mask
 from finecausal_jax.models.finecausal import FineCausal, Outputs
 from finecausal_jax.training import losses
+from finecausal_jax.training.optimiser import ParameterUpdate
 from finecausal_jax.training.state import TrainState
 
 FROZEN_BASE = ("base_model", "segmenter")
@@ -42,7 +42,7 @@ def train_step(
     key: jax.Array,
     *,
     model: FineCausal,
-    optimiser: optax.GradientTransformation,
+    optimiser: ParameterUpdate,
     settings: StepSettings,
 ) -> tuple[TrainState, losses.Losses]:
     """One micro-batch: forward, backward, and an optimiser step where one is due.
@@ -84,8 +84,7 @@ def train_step(
         return parts.loss, (parts, updates["batch_stats"])
 
     gradients, (parts, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
-    updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params, opt_state = optimiser.apply(gradients, state.opt_state, state.params)
     if settings.freeze_base:
         before = state.params, state.opt_state
         params, opt_state = _with_frozen((params, opt_state), before, state.params.keys())

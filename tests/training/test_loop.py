@@ -10,7 +10,6 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from configs import demo
@@ -18,6 +17,8 @@ from finecausal_jax.evaluation.protocol import Evaluation
 from finecausal_jax.training import loop
 from finecausal_jax.training.checkpoints import CheckpointStore
 from finecausal_jax.training.losses import Losses
+from finecausal_jax.training.optimiser import Optimiser, make_optimiser
+from finecausal_jax.training.schedule import Schedule
 from tfds_finecausal.building import build_dataset
 from tfds_finecausal.rendered import render_release
 
@@ -64,7 +65,7 @@ class Killed(BaseException):
 def cheap(monkeypatch):
     """Replaces network and evaluation; `cheap.at[step]` is called before that step."""
     control = types.SimpleNamespace(at={}, traces=0, loss={})
-    optimiser = optax.adam(1e-2)
+    optimiser = make_optimiser(Optimiser(Schedule(6)))
 
     @jax.jit
     def step(state, batch, key):
@@ -72,12 +73,8 @@ def cheap(monkeypatch):
         pixels = jnp.mean(batch["query"]["frames"].astype(jnp.float32), axis=(0, 2, 3, 4)) / 255
         noise = jax.random.normal(jax.random.fold_in(key, state.step), pixels.shape)
         gradients = {"base_model": {"kernel": pixels + noise}}
-        updates, opt_state = optimiser.update(gradients, state.opt_state)
-        state = state.replace(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            opt_state=opt_state,
-        )
+        params, opt_state = optimiser.apply(gradients, state.opt_state, state.params)
+        state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
         loss = jnp.mean(pixels)
         return state, Losses(loss=loss, loss_aqa=loss, loss_tas=loss, loss_mask=loss)
 

@@ -23,6 +23,7 @@ from finecausal_jax.models.finecausal import FineCausal, Outputs
 from finecausal_jax.models.layers import BatchNorm, Dense
 from finecausal_jax.training import loop, schedule, sharding, state, steps
 from finecausal_jax.training.checkpoints import OPTIMISER, VARIABLES, CheckpointStore
+from finecausal_jax.training.optimiser import Optimiser, make_optimiser
 
 STEPS_PER_EPOCH = 4
 
@@ -83,7 +84,7 @@ def small():
         lambda x: random.uniform(-0.5, 0.5, x.shape).astype(x.dtype),
         {name: tree for name, tree in shapes["params"].items() if name != "awl"},
     )
-    optimiser = state.make_optimiser(state.Optimiser(schedule.Schedule(STEPS_PER_EPOCH)))
+    optimiser = make_optimiser(Optimiser(schedule.Schedule(STEPS_PER_EPOCH)))
 
     @functools.cache
     def step_of(**options):
