@@ -27,6 +27,13 @@ XLA_FOR_CPU = {
     "--xla_cpu_enable_concurrency_optimized_scheduler": "false",
 }
 JAXLIB_WITH_FLAGS = "0.10."  # a jaxlib that does not know a flag ends the process
+KEPT = "What was written before is whole, and the same command goes on from it."
+LESS_MEMORY = f"""\
+It takes less with a smaller --config.train.batch_size, or --config.evaluate.video_batch and
+--config.evaluate.pair_batch; with --config.model.dtype=bfloat16; in training with
+--config.model.remat=blocks. `launch.py compile` looks for the largest batch that fits a device.
+{KEPT}
+A training with another batch or dtype needs a new --workdir."""
 HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -87,6 +94,24 @@ def _run(command, rest: Sequence[str]) -> int:
         # Bad input, explained by its text; anything else is a fault here and keeps its traceback.
         print(f"launch.py: {error}", file=sys.stderr)
         return 2
+    except Exception as error:
+        if _is_out_of_memory(error):
+            lines = str(error).splitlines() or ["no more memory on this machine"]
+            print(f"launch.py: out of memory: {lines[0]}\n{LESS_MEMORY}", file=sys.stderr)
+            return 1
+        if _is_of_device(error):
+            error.add_note(f"launch.py: a device or its runtime failed. {KEPT}")
+        raise
+
+
+def _is_of_device(error: Exception) -> bool:
+    jax = sys.modules.get("jax")  # not imported for this: --help needs no JAX
+    return jax is not None and isinstance(error, jax.errors.JaxRuntimeError)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    refused = _is_of_device(error) and "RESOURCE_EXHAUSTED" in str(error)
+    return refused or isinstance(error, MemoryError)
 
 
 def _summary(name: str) -> str:

@@ -9,8 +9,10 @@ import re
 import subprocess
 import sys
 import tomllib
+import types
 from importlib import metadata
 
+import jax
 import pytest
 from ml_collections import config_flags  # noqa: F401  (its import must not start a device either)
 
@@ -154,6 +156,42 @@ def test_workdir_of_another_config_is_refused(tmp_path):
     config.train.base_lr = 0.5
     with pytest.raises(ValueError, match=r"train.base_lr: was 0.002, is 0.5"):
         loop.claim_workdir(tmp_path / "run", config)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nMore."),
+        MemoryError("Out of memory allocating 9 bytes."),
+    ],
+)
+def test_too_little_memory_says_what_takes_less(error, capsys):
+    def run(_):
+        raise error
+
+    assert launcher._run(types.SimpleNamespace(run=run), ["launch.py"]) == 1
+    said = capsys.readouterr().err
+    assert "Out of memory allocating 9 bytes.\nIt takes less with a smaller" in said
+    assert "--config.train.batch_size" in said and "launch.py compile" in said
+
+
+def test_a_device_that_fails_keeps_its_traceback_and_says_what_is_kept():
+    def run(_):
+        raise jax.errors.JaxRuntimeError("UNAVAILABLE: the device went away")
+
+    with pytest.raises(jax.errors.JaxRuntimeError) as caught:
+        launcher._run(types.SimpleNamespace(run=run), ["launch.py"])
+    (note,) = caught.value.__notes__
+    assert "device or its runtime failed" in note and "the same command goes on" in note
+
+
+def test_another_fault_is_left_as_it_is():
+    def run(_):
+        raise KeyError("a fault")
+
+    with pytest.raises(KeyError) as caught:
+        launcher._run(types.SimpleNamespace(run=run), ["launch.py"])
+    assert not hasattr(caught.value, "__notes__")
 
 
 def test_xla_is_told_what_suits_a_cpu_beside_what_else_is_set():
