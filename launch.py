@@ -27,13 +27,16 @@ XLA_FOR_CPU = {
     "--xla_cpu_enable_concurrency_optimized_scheduler": "false",
 }
 JAXLIB_WITH_FLAGS = "0.10."  # a jaxlib that does not know a flag ends the process
-KEPT = "What was written before is whole, and the same command goes on from it."
-LESS_MEMORY = f"""\
-It takes less with a smaller --config.train.batch_size, or --config.evaluate.video_batch and
---config.evaluate.pair_batch; with --config.model.dtype=bfloat16; in training with
---config.model.remat=blocks. `launch.py compile` looks for the largest batch that fits a device.
-{KEPT}
-A training with another batch or dtype needs a new --workdir."""
+# Said below the traceback where a device failed or memory ran out.
+FAILED = """\
+the runtime or compiler of JAX's device failed.
+Files written before are whole: by the same command, `train` and `bank` go on from them."""
+LESS_MEMORY = """\
+there was too little memory. It takes less with a smaller --config.train.batch_size, or
+--config.evaluate.video_batch and --config.evaluate.pair_batch; with --config.model.dtype=bfloat16;
+in training with --config.model.remat=blocks. `launch.py compile` looks for the largest batch that
+fits a device. Files written before are whole: a training goes on in its --workdir with another
+remat; with another batch or dtype it needs a new one."""
 HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -95,23 +98,19 @@ def _run(command, rest: Sequence[str]) -> int:
         print(f"launch.py: {error}", file=sys.stderr)
         return 2
     except Exception as error:
-        if _is_out_of_memory(error):
-            lines = str(error).splitlines() or ["no more memory on this machine"]
-            print(f"launch.py: out of memory: {lines[0]}\n{LESS_MEMORY}", file=sys.stderr)
-            return 1
-        if _is_of_device(error):
-            error.add_note(f"launch.py: a device or its runtime failed. {KEPT}")
+        advice = _advice(error)
+        if advice:
+            error.add_note(f"launch.py: {advice}")
         raise
 
 
-def _is_of_device(error: Exception) -> bool:
+def _advice(error: Exception) -> str:
+    """What a user can do about a machine or a device that failed; empty for another fault."""
     jax = sys.modules.get("jax")  # not imported for this: --help needs no JAX
-    return jax is not None and isinstance(error, jax.errors.JaxRuntimeError)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    refused = _is_of_device(error) and "RESOURCE_EXHAUSTED" in str(error)
-    return refused or isinstance(error, MemoryError)
+    of_jax = jax is not None and isinstance(error, jax.errors.JaxRuntimeError)
+    if isinstance(error, MemoryError) or (of_jax and "RESOURCE_EXHAUSTED" in str(error)):
+        return LESS_MEMORY
+    return FAILED if of_jax else ""
 
 
 def _summary(name: str) -> str:

@@ -87,7 +87,7 @@ class _XlaJob:
         flops = plain_flops(traced)
         if flops:
             self._report["flops"][name] = flops
-        jax.clear_caches()  # traces, of which the compiled program needs none
+        jax.clear_caches()  # as `loop.compile_step` does
         return compiled
 
     def _first(self, name: str, run: Callable[[], Any]) -> Any:

@@ -44,14 +44,16 @@ WIDE = 1024
 class Rectified(NamedTuple):
     """ReLU of what BatchNorm made, which nothing has computed yet.
 
-    A convolution of it keeps for its backward pass what BatchNorm keeps anyway, and computes the
-    rest again: half of the memory, for a multiplication and an addition a value.
+    A convolution of it keeps the source for its backward pass, and computes the ReLU again: half of
+    the memory in training, where BatchNorm keeps the source anyway, for a multiplication and an
+    addition a value.
 
     Attributes:
-      normalised: [n, *space, c], before ReLU.
-      source: [n, *space, c], what BatchNorm was given; None where that is not to be kept.
-      factor: [n, *1, c], float32, what BatchNorm multiplied each image's channels by.
-      shift: [n, *1, c], float32, and what it added then.
+      normalised: [n, *space, c], `source * factor + shift`, before ReLU.
+      source: [n, *space, c], what BatchNorm was given, or, where its factor is folded into a
+        convolution, what that one gave; None where the ReLU is to be kept instead.
+      factor: [n, *1, c], float32, by image; ones where it is folded.
+      shift: [n, *1, c], float32, by image.
     """
 
     normalised: jax.Array
@@ -66,17 +68,17 @@ class Rectified(NamedTuple):
 
 
 @jax.custom_vjp
-def join_rectified(parts: Sequence[jax.Array]) -> jax.Array:
+def join_rectified(parts: list[jax.Array]) -> jax.Array:
     """The ReLU of arrays [n, *space, c] joined along their channels.
 
     The gradient reads the result, so that the parts need not be kept beside it.
     """
-    # In a loop, for XLA computes a ReLU outside again of its argument, and keeps both.
+    # In a loop on a CPU, or XLA would make the ReLU again from the parts, and keep those too.
     return _per_platform(lambda *parts: jax.nn.relu(jnp.concatenate(parts, axis=-1)), *parts)
 
 
 def _join_rectified_forward(
-    parts: Sequence[jax.Array],
+    parts: list[jax.Array],
 ) -> tuple[jax.Array, tuple[jax.Array, list[int]]]:
     result = join_rectified(parts)
     return result, (result, [part.shape[-1] for part in parts])
@@ -391,7 +393,9 @@ _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def _per_platform(function: Callable[..., Any], *arrays: jax.Array) -> Any:
-    """Calls a function of [n, ...]; on a CPU with a few of n at a time, which stay in a cache.
+    """Calls a function of [n, ...]; on a CPU with a few of n at a time.
+
+    As many as, of the first array, fit a cache.
 
     In a loop all its results are there at once, too: elsewhere XLA would put off the places of a
     pool's maxima to the backward pass, and keep the padded inputs until then.

@@ -164,8 +164,7 @@ def conv_norm_relu(
 ) -> Rectified:
     """A convolution without bias, BatchNorm, and a ReLU that is left to what convolves it next.
 
-    Folded into the kernel, BatchNorm's factor costs nothing, and the convolution's own output need
-    not be kept for the backward pass of a trunk that trains with running statistics.
+    With running statistics BatchNorm's factor is folded into the kernel, where it costs nothing.
     """
     if train:
         return norm.rectified(conv(x), runs=runs)

@@ -79,6 +79,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) ->
     model = settings.make_model(config)
     step_function, optimiser = make_step(config, model, steps_per_epoch, mesh)
     run_key, init_key = jax.random.split(jax.random.key(config.seed))
+    run_key = jax.device_put(run_key, sharding.replicated(mesh))
     batches = pipeline.training_batches(
         source,
         settings.make_preprocessing(config),
@@ -123,11 +124,15 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) ->
 
         if _lacks_evaluation(store, config.train, first_step, steps_per_epoch, last_step):
             evaluate_and_save(state)  # the run was stopped while it evaluated
+        compiled = None
         bar = tqdm(total=last_step, initial=first_step, desc="training", unit="step", disable=None)
         try:
             for step in range(first_step + 1, last_step + 1):
                 batch = sharding.place_batch(next(batches), mesh)
-                state, parts = step_function(state, batch, run_key)
+                if compiled is None:
+                    bar.set_postfix_str("compiling the step")  # minutes at full size
+                    compiled = compile_step(step_function, state, batch, run_key)
+                state, parts = compiled(state, batch, run_key)
                 watch.add(step, parts)
                 bar.update()
                 if step % config.train.log_every == 0 or step == last_step:
@@ -173,6 +178,25 @@ def make_step(
         donate_argnums=0,
     )
     return jitted, optimiser
+
+
+def compile_step(
+    step: Any, state: TrainState, batch: dict[str, Any], key: jax.Array
+) -> Callable[..., tuple[TrainState, Losses]]:
+    """Compiles a training step for arguments like these, and drops what only compiling needs.
+
+    JAX's traces of the whole network stay in memory otherwise, and nothing reads them again.
+
+    Args:
+      step: from `make_step`.
+      state, batch, key: placed on their devices.
+
+    Returns:
+      The same function of arguments of these shapes and places.
+    """
+    compiled = step.lower(state, batch, key).compile()
+    jax.clear_caches()
+    return compiled
 
 
 def evaluate_variables(

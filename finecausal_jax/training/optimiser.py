@@ -52,6 +52,9 @@ def make_optimiser(settings: Optimiser) -> ParameterUpdate:
 
     The state is optax's: that of a chain, inside `optax.MultiStepsState` where gradients are
     accumulated.
+
+    Raises:
+      ValueError: `settings.accumulate` is less than 1.
     """
     schedules = optax_schedules(settings.schedule, settings.accumulate)
 
@@ -60,7 +63,7 @@ def make_optimiser(settings: Optimiser) -> ParameterUpdate:
         clip = settings.clip_norm
         return optax.chain(
             optax.clip_by_global_norm(clip) if clip else optax.identity(),
-            optax.scale_by_adam(),
+            optax.scale_by_adam(),  # `accumulate` below finds its state by this place
             optax.multi_transform(scale, _groups),
         )
 
@@ -82,22 +85,23 @@ def make_optimiser(settings: Optimiser) -> ParameterUpdate:
     ) -> tuple[Any, optax.MultiStepsState]:
         """As `steps.update`, which computes Adam's step every time and then drops it or not.
 
-        A loop of one round or none computes it where it is due, and in place.
+        A loop of one round or none computes it where it is due, and in place: `lax.cond` would copy
+        the parameters.
         """
         is_due = state.mini_step == settings.accumulate - 1
-        # Outside the loop, where XLA would compute a schedule once for each parameter array.
+        # Here, since inside the loop XLA would compute a schedule once for each parameter array.
         done = state.inner_opt_state[1].count  # Adam's, which a converted checkpoint brings along
         now = {group: rate(done) for group, rate in schedules.items()}
+        rates = {group: lambda _, value=value: value for group, value in now.items()}
 
         def due(_: Any, carry: Any) -> Any:
-            params, inner, total, now = carry
-            rates = {group: lambda _, value=value: value for group, value in now.items()}
+            params, inner, total = carry
             params, inner = step(total, inner, params, rates)
-            return params, inner, jax.tree.map(jnp.zeros_like, total), now
+            return params, inner, jax.tree.map(jnp.zeros_like, total)
 
         total = jax.tree.map(jnp.add, state.acc_grads, gradients)
-        carry = params, state.inner_opt_state, total, now
-        params, inner, total, _ = jax.lax.fori_loop(0, is_due.astype(jnp.int32), due, carry)
+        carry = params, state.inner_opt_state, total
+        params, inner, total = jax.lax.fori_loop(0, is_due.astype(jnp.int32), due, carry)
         after = state._replace(
             mini_step=(state.mini_step + 1) % settings.accumulate,
             gradient_step=state.gradient_step + is_due,

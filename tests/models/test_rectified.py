@@ -1,14 +1,16 @@
 """Convolutions of a ReLU that is computed again, beside those of one that is kept."""
 
 import functools
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from finecausal_jax.models.convolution import Rectified, convolve, join_rectified, max_pool
-from finecausal_jax.models.layers import BatchNorm
+from finecausal_jax.models.layers import BatchNorm, Conv, conv_norm_relu
 
 IMAGES = (4, 9, 8, 24)
 CLIPS = (4, 2, 7, 6, 24)
@@ -68,6 +70,39 @@ def test_values_and_gradients_are_those_of_the_kept_relu(
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=2e-6 * np.abs(a).max() * a.size**0.5)
 
 
+class Folded(nn.Module):
+    """Two convolutions around BatchNorm by running statistics; its ReLU made again, or kept."""
+
+    again: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        shared = {"window": (3, 3), "padding": ((1, 1),) * 2, "dtype": self.dtype}
+        first, norm = Conv(24, **shared), BatchNorm(24, dtype=self.dtype)
+        unit = conv_norm_relu(first, norm, x, train=False)
+        return Conv(20, **shared)(unit if self.again else Rectified(unit.normalised))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_folded_batch_norm(dtype):
+    random = np.random.default_rng(1)
+    x = jnp.asarray(random.normal(0.0, 1.0, IMAGES), dtype)
+    shapes = jax.eval_shape(Folded(True, dtype).init, jax.random.key(0), x)
+    variables = jax.tree.map(lambda s: random.uniform(-0.2, 0.3, s.shape).astype(s.dtype), shapes)
+    variables["batch_stats"] = jax.tree.map(np.abs, variables["batch_stats"])
+
+    def loss(params, x, again):
+        y = Folded(again, dtype).apply(variables | {"params": params}, x).astype(jnp.float32)
+        return jnp.vdot(jnp.sin(jnp.arange(y.size, dtype=y.dtype)), y.ravel()), y
+
+    grad = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True), static_argnums=2)
+    found, want = (jax.tree.leaves(grad(variables["params"], x, again)) for again in (True, False))
+    for a, b in zip(found, want, strict=True):
+        assert np.any(np.asarray(b, np.float32))
+        np.testing.assert_array_equal(a, b)
+
+
 def test_the_relu_is_not_kept():
     """What the backward pass gets beside the kernel is what BatchNorm was given."""
     x = jnp.ones((2, 8, 8, 24))
@@ -102,6 +137,19 @@ def test_joined_parts():
     assert np.array_equal(of_y, [[3, 0, 5]])
     (kept,) = (leaf for leaf in jax.tree.leaves(back) if getattr(leaf, "ndim", 0))
     assert np.array_equal(kept, out)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 2**30])
+def test_joined_parts_a_few_images_at_a_time(chunk_bytes, monkeypatch):
+    monkeypatch.setattr("finecausal_jax.models.convolution.CHUNK_BYTES", chunk_bytes)
+    random = np.random.default_rng(0)
+    parts = [jnp.asarray(random.normal(0, 1, (6, 3, 4, width)), "float32") for width in (5, 1, 3)]
+    found, back = jax.vjp(join_rectified, parts)
+    want, want_back = jax.vjp(lambda p: jax.nn.relu(jnp.concatenate(p, axis=-1)), parts)
+    assert np.array_equal(found, want)
+    gradient = jnp.asarray(random.normal(0, 1, found.shape), "float32")
+    for a, b in zip(back(gradient)[0], want_back(gradient)[0], strict=True):
+        assert np.array_equal(a, b)
 
 
 def test_a_rectified_pool():

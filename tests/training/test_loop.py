@@ -86,6 +86,7 @@ def cheap(monkeypatch):
 
     variables = {"params": {"base_model": {"kernel": jnp.zeros(16)}}, "batch_stats": {}}
     monkeypatch.setattr(loop, "make_step", lambda *_: (watched, optimiser))
+    monkeypatch.setattr(loop, "compile_step", lambda step, *_: step)
     monkeypatch.setattr(loop, "init_variables", lambda *_: variables)
     evaluation = Evaluation((), METRICS, {})
     monkeypatch.setattr(loop, "evaluate_variables", lambda *_: evaluation)
