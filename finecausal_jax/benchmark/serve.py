@@ -38,7 +38,8 @@ class Job(Protocol):
         Returns:
           "checks": {name: flat list of numbers} that another framework must agree with;
           "compile_seconds" and "first_seconds" (the first run, which may compile) by operation;
-          "flops" of one run by operation; "device": its name; "versions" of libraries.
+          "flops" of one run by operation; "device": its name; "versions" of libraries. XLA also
+          says "temporary_bytes" by operation: its plan for all but arguments and results.
         """
         ...
 

@@ -53,6 +53,7 @@ class _XlaJob:
             "compile_seconds": {},
             "first_seconds": {},
             "flops": {},
+            "temporary_bytes": {},
             "checks": {},
             "device": _first_device(task.device).device_kind,
             "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax")},
@@ -79,11 +80,14 @@ class _XlaJob:
         return from_pytorch(self.task.weights(), model=self.model, where="benchmark weights")
 
     def _compile(self, name: str, function: Any, *arguments: Any) -> Any:
-        """Compiles for the arguments' shapes; notes how long it took and the FLOPs of a run."""
+        """Compiles for the arguments' shapes; notes how long it took, FLOPs and memory of a run."""
         start = time.perf_counter()
         traced = function.trace(*arguments)
         compiled = traced.lower().compile()
         self._report["compile_seconds"][name] = time.perf_counter() - start
+        planned = compiled.memory_analysis()
+        if planned is not None:
+            self._report["temporary_bytes"][name] = planned.temp_size_in_bytes
         flops = plain_flops(traced)
         if flops:
             self._report["flops"][name] = flops
