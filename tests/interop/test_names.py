@@ -92,6 +92,7 @@ def test_kinetics_classifier_is_dropped_with_a_reason():
     assert "Kinetics classifier" in reason
 
 
+@pytest.mark.slow
 def test_full_size_model_is_the_manifest(manifest):
     tensors = expected_tensors()
     assert {name: want.shape for name, want in tensors.items()} == manifest

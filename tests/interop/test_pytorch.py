@@ -71,7 +71,8 @@ def test_values_land_where_they_belong(small_state, small_model):
     assert "regressor_delta3" not in variables["params"]
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(11, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 11])
 def test_the_full_size_state_comes_back_bit_for_bit(seeded, seed):
     state = seeded.state(seed)
     unused = {
