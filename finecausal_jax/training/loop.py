@@ -132,6 +132,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) ->
                 if compiled is None:
                     bar.set_postfix_str("compiling the step")  # minutes at full size
                     compiled = compile_step(step_function, state, batch, run_key)
+                    bar.set_postfix_str("")
                 state, parts = compiled(state, batch, run_key)
                 watch.add(step, parts)
                 bar.update()
