@@ -10,6 +10,8 @@ counting dives and reporting scores need the table only, so they never touch an 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import operator
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -25,7 +27,8 @@ DATASET_VERSION = "1.0.0"
 SPLITS = ("train", "test")
 TABLE_KEY = "dives"  # key of the table in the builder's metadata
 RESIZE_KEY = "resize"  # the same of what resized images were resized to
-FINGERPRINT_KEY = "fingerprint"  # the same of a text that tells releases apart
+FINGERPRINT_KEY = "fingerprint"  # the same of a text that tells releases' annotations apart
+IMAGES_KEY = "images"  # the same of a hash of each dive's image files, by split
 STORED = RELEASE, RESIZED = ("release", "resized")  # the builder configs
 
 
@@ -137,9 +140,9 @@ class DiveSource:
 
     Attributes:
       infos: what is known about each dive, in the order of the records.
-      fingerprint: the builder's text that tells releases apart, the same for stored bytes and
-        resized images; empty where the builder wrote none. It covers the annotations and the
-        settings of a made release; the builder does not read the images for it.
+      fingerprint: a text that tells what was built apart: the release's annotations, the settings
+        of a made release, and the bytes of every image file of the split. The same for stored bytes
+        and resized images. A data set built before image files were hashed has no part for them.
 
     Raises:
       ValueError: the split's name is unknown, no finished data set is there, its images were
@@ -250,8 +253,8 @@ def image_features(stored: str) -> dict[str, Any]:
 def _read_table(
     folder: pathlib.Path, split: str, resize: Resize | None
 ) -> tuple[list[Mapping[str, Any]], str, tuple[str, ...], int]:
-    """Returns the split's rows, the release's fingerprint, the split's shards as
-    `path[first:end]`, and its number of records."""
+    """Returns the split's rows, its `DiveSource.fingerprint`, its shards as `path[first:end]`, and
+    its number of records."""
     option = "" if resize is None else f" --config.data.stored={RESIZED}"
     if not (folder / "dataset_info.json").is_file():
         raise ValueError(
@@ -278,7 +281,10 @@ def _read_table(
             "config.data.data_dir, or read the release's bytes with "
             f"--config.data.stored={RELEASE}"
         )
+    images = info.metadata.get(IMAGES_KEY, {}).get(split)
     fingerprint = str(info.metadata.get(FINGERPRINT_KEY, ""))
+    if images is not None:
+        fingerprint += " " + hashlib.sha256(json.dumps(images).encode()).hexdigest()
     if split not in info.splits or not info.splits[split].num_examples:
         return list(table.get(split, [])), fingerprint, (), 0
     instructions = info.splits[split].file_instructions

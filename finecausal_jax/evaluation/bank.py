@@ -74,9 +74,9 @@ def make_fingerprint(
       "format", "dtype" of what is stored, "data" (the data set's name and version), "weights" (a
       hash of the encoders' parameters and statistics), "model.NAME", "products" (how matrix
       products round, see `_products`), "preprocessing.NAME", "mask_threshold", and "dives.SPLIT" (a
-      hash of its keys and annotations, and of the release's fingerprint where the source has one:
-      see `DiveSource.fingerprint`, which tells releases apart but reads no pixels). Weights and
-      settings that only comparisons read are left out: they change no feature.
+      hash of its keys and annotations, and of `DiveSource.fingerprint`, which covers the image
+      files, where the source has one). Weights and settings that only comparisons read are left
+      out: they change no feature.
     """
     weights = {
         collection: {"/".join(path): _module(tree, path) for path in ENCODERS}

@@ -246,7 +246,8 @@ def test_corrected_images_are_read_when_asked(spoiled, tmp_path, capsys):
     data_dir = tmp_path / "data"
     build_command.run(_build_flags(spoiled, data_dir))
     assert "kept" not in capsys.readouterr().out
-    before = DiveSource(data_dir, "train")[0]
+    train, test = (DiveSource(data_dir, split) for split in ("train", "test"))
+    before = train[0]
     competition, index = before.info.key
     mask = min((spoiled / "FineDiving_HM" / competition / str(index)).iterdir())
     corrected = mask.with_name(f"{int(mask.stem) + 1:05d}.jpg").read_bytes()
@@ -260,7 +261,11 @@ def test_corrected_images_are_read_when_asked(spoiled, tmp_path, capsys):
     assert DiveSource(data_dir, "train")[0].masks == before.masks
     build_command.run(_build_flags(spoiled, data_dir, overwrite=True))
     assert "kept" not in capsys.readouterr().out
-    assert DiveSource(data_dir, "train")[0].masks == (corrected, *before.masks[1:])
+    again = DiveSource(data_dir, "train")
+    assert again[0].masks == (corrected, *before.masks[1:])
+    # By which a bank of the split with the corrected mask is found to be stale.
+    assert again.fingerprint != train.fingerprint
+    assert DiveSource(data_dir, "test").fingerprint == test.fingerprint
     assert len(list(folder.parent.iterdir())) == 1
 
 
@@ -268,7 +273,7 @@ def test_shards_follow_tfds(small_release):
     dives = read_release(small_release).splits["train"]
     # 150 MiB are two shards of TFDS's at least 64 MiB.
     heavy = [types.SimpleNamespace(num_bytes=150 * 2**20 // len(dives)) for _ in dives]
-    shards = finediving_hm_dataset_builder._shards(tuple(heavy), None)
+    shards = finediving_hm_dataset_builder._shards(tuple(heavy), None, [""] * len(heavy))
     spans = [shard.args[1:3] for shard in shards]
     assert len(spans) >= 2 and spans[0][0] == 0 and spans[-1][1] == len(dives)
     assert [end for _, end in spans[:-1]] == [start for start, _ in spans[1:]]
