@@ -87,11 +87,15 @@ def _refuse(problem: str) -> NoReturn:
 
 
 def _run(command, rest: Sequence[str]) -> int:
+    from finecausal_jax import files
+
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # libraries tell their every step at INFO
     try:
         if len(rest) > 1:
             raise ValueError(f"unexpected arguments {list(rest[1:])}: flags start with --")
+        if "workdir" in flags.FLAGS and flags.FLAGS["workdir"].value:
+            files.check_folder(flags.FLAGS["workdir"].value, "--workdir", writable=False)
         return command.run(flags.FLAGS) or 0
     except ValueError as error:
         # Bad input, explained by its text; anything else is a fault here and keeps its traceback.

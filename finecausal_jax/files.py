@@ -1,5 +1,6 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, in folders that can hold them."""
 
+import itertools
 import os
 import pathlib
 import stat
@@ -34,3 +35,45 @@ def write_atomically(
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def check_folder(path: str | os.PathLike[str], name: str, *, writable: bool = True) -> None:
+    """Raises ValueError where files cannot be put into a folder that is there or would be made.
+
+    Before long work: its result is not to be lost for want of a place.
+
+    Args:
+      path: the folder.
+      name: of the flag or field that names it.
+      writable: whether something will be written into it.
+    """
+    path = pathlib.Path(path).absolute()
+    found = next(one for one in (path, *path.parents) if one.exists() or one.is_symlink())
+    if not found.is_dir():
+        raise ValueError(
+            f"{name}={path}: expected a folder, {found} is none; move it away or choose another"
+        )
+    if writable and not os.access(found, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"{name}={path}: nothing can be written into {found}; change its permissions or choose "
+            "another"
+        )
+
+
+def keep_earlier(*paths: pathlib.Path) -> list[pathlib.Path]:
+    """Renames results that are in the way of new ones: `name.json` to `name.1.json`, and so on.
+
+    Args:
+      paths: files that belong together and get the same number, the first that is free.
+
+    Returns:
+      The new paths of those that were there.
+    """
+    present = [path for path in paths if path.exists()]
+    for number in itertools.count(1):
+        kept = [path.with_suffix(f".{number}{path.suffix}") for path in present]
+        if not any(path.exists() for path in kept):
+            break
+    for path, new in zip(present, kept, strict=True):
+        path.rename(new)
+    return kept

@@ -88,8 +88,8 @@ def print_tables(whole: Mapping[str, Any], console: Console | None = None) -> No
     )
     notes.append(
         "compile: seconds, of the whole section; of compiled PyTorch its first run. GB: peak "
-        "memory. Of peak: a worker's own count of operations a second (XLA's of its program, all "
-        "of PyTorch as its reference setting) in those of the machine's fastest matrix product"
+        "memory after warm-up. Of peak: operations a second, convolutions counted as written "
+        "(Winograd's algorithm computes fewer), in those of the fastest matrix product of the run"
     )
     for note in notes:
         console.print(Text(note, style="dim"))

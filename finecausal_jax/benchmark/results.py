@@ -163,8 +163,8 @@ def summarize(found: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
       `found` with, for each section, "summary": {worker: {quantity: {"median", "min", "max"} and,
       where known, "flops" of a run and "share_of_matmul_peak"}}, and with "targets", see `judge`.
-      The share is that of the worker's own operations a second in the section's fastest matrix
-      product.
+      The share is that of the model's operations a second, see `_flops`, in the section's fastest
+      matrix product, which differs from run to run.
     """
     sections = {}
     for section, result in found["sections"].items():
@@ -238,9 +238,10 @@ def judge(whole: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _flops(result: Mapping[str, Any], worker: str, quantity: str) -> float:
-    """Of one run, or 0: XLA's of its own program; PyTorch's of the plain model, for all settings.
+    """Of one run, or 0, each convolution counted as it is written; fewer may be computed.
 
-    Compiled code hides its operations, and the settings compute the same ones.
+    XLA's see `xla_worker.plain_flops`. PyTorch's are its reference setting's: compiled code hides
+    its operations, and the settings compute the same ones.
     """
     counted = result["workers"].get(worker if worker == XLA else REFERENCE, {}).get("flops", {})
     return counted.get(quantity, 0.0)

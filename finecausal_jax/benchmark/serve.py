@@ -51,10 +51,10 @@ class Job(Protocol):
         """A product of two square matrices of `task.matmul_size` rows, in the model's dtype."""
         ...
 
-    def peak_device_memory(self, *, reset: bool) -> int | None:
-        """Largest number of bytes in use on the device since the last reset.
+    def peak_device_memory(self, *, reset: bool) -> tuple[int, str] | None:
+        """Largest number of bytes that the operations take of the device, and how it is known.
 
-        None on a CPU, and where the device does not tell.
+        None on a CPU, and where nobody knows.
         """
         ...
 
@@ -159,9 +159,9 @@ def _peak_memory(job: Job, task: Task, *, reset: bool) -> dict[str, Any]:
     """The answer to "memory"; without "peak_bytes" where nobody knows."""
     device = job.peak_device_memory(reset=False)
     if device is not None:
-        return {"peak_bytes": device, "peak_method": "device memory in use, by its allocator"}
+        return dict(zip(("peak_bytes", "peak_method"), device, strict=True))
     if task.device != "cpu":
-        return {"peak_method": "unknown: the device's allocator keeps no mark"}
+        return {"peak_method": "unknown: nothing tells of the device's memory"}
     if reset:  # else the mark is of compiling, too
         with contextlib.suppress(OSError, IndexError), open(_STATUS) as file:
             marks = [line.split()[1] for line in file if line.startswith("VmHWM")]

@@ -12,7 +12,6 @@ import datetime
 import os
 import pathlib
 import platform
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +30,8 @@ from finecausal_jax.benchmark.task import (
     write_weights,
 )
 from finecausal_jax.benchmark.workers import Worker, WorkerError
+from finecausal_jax.provenance import commit
+from finecausal_jax.training.memory import machine_bytes
 
 TORCH_SETTINGS = ("reference", "channels_last", "compiled")  # `torch_baseline.SETTINGS`
 DEVICES = ("cpu", "gpu", "tpu")
@@ -144,7 +145,7 @@ def run(
     config.train.accumulate = 1
     found: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": commit(),
         "config": _plain(config.to_dict()),
         "device": device,
         "rounds": rounds,
@@ -297,32 +298,11 @@ def _machine() -> dict[str, Any]:
     return {
         "processor": chip,
         "cores": os.cpu_count(),
-        "memory_bytes": _memory(),
+        "memory_bytes": machine_bytes(),
         "system": platform.system(),
         "python": platform.python_version(),
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(prefixes)},
     }
-
-
-def _memory() -> int | None:
-    """Bytes of the machine's memory, where the system tells."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return None
-
-
-def _commit() -> str | None:
-    """The commit of this checkout, with "-dirty" where files have changed; None outside of one."""
-    root = pathlib.Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():  # installed, maybe into somebody else's checkout
-        return None
-    command = ("git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40")
-    try:
-        run = subprocess.run([*command, "--exclude=*"], capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return run.stdout.strip() if run.returncode == 0 else None
 
 
 def _plain(tree: Any) -> Any:

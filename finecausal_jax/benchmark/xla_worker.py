@@ -25,6 +25,7 @@ from finecausal_jax.data.batches import Batches
 from finecausal_jax.evaluation.encoding import compare_batch, encode_batch
 from finecausal_jax.interop.pytorch import from_pytorch
 from finecausal_jax.training import loop, sharding
+from finecausal_jax.training.memory import planned_bytes
 from finecausal_jax.training.state import init_state
 
 _SAMPLE = (slice(None), slice(None, None, 2), slice(None, None, 5)) + (slice(None, None, 8),) * 2
@@ -49,6 +50,7 @@ class _XlaJob:
         self.config = ml_collections.ConfigDict(task.config)
         self.model = settings.make_model(self.config)
         self._operations: dict[str, Callable[[], Any]] = {}
+        self._planned: list[int] = []
         self._report: dict[str, Any] = {
             "compile_seconds": {},
             "first_seconds": {},
@@ -70,11 +72,13 @@ class _XlaJob:
         product = jax.jit(jnp.matmul)
         return lambda: jax.block_until_ready(product(first, second))
 
-    def peak_device_memory(self, *, reset: bool) -> int | None:
-        # XLA's allocators cannot reset; their mark leaves out the host, where compiling happens.
+    def peak_device_memory(self, *, reset: bool) -> tuple[int, str] | None:
+        # XLA's allocators cannot reset their mark, which the checks in full precision and the
+        # matrix product would raise.
         del reset
-        stats = None if self.task.device == "cpu" else jax.devices()[0].memory_stats()
-        return None if stats is None else stats["peak_bytes_in_use"]
+        if self.task.device == "cpu" or not self._planned:
+            return None
+        return max(self._planned), "device memory of the largest program, by XLA's plan"
 
     def _variables(self) -> Any:
         return from_pytorch(self.task.weights(), model=self.model, where="benchmark weights")
@@ -85,9 +89,11 @@ class _XlaJob:
         traced = function.trace(*arguments)
         compiled = traced.lower().compile()
         self._report["compile_seconds"][name] = time.perf_counter() - start
-        planned = compiled.memory_analysis()
+        planned = planned_bytes(compiled)
         if planned is not None:
-            self._report["temporary_bytes"][name] = planned.temp_size_in_bytes
+            self._planned.append(planned)
+            plan = compiled.memory_analysis()
+            self._report["temporary_bytes"][name] = plan.temp_size_in_bytes
         flops = plain_flops(traced)
         if flops:
             self._report["flops"][name] = flops

@@ -4,7 +4,9 @@ Sections: forward (a batch of pairs), train (a step), evaluation (a query agains
 PyTorch every pair from frames, here each video encoded once), pipeline (pairs a second from the
 built data sets: of one thread with --config.data.workers=0, each builder config in turn, else of
 all workers together). Weights and videos are random and the same for all; workers that disagree on
-the result are refused. Writes benchmark.json, after every round, and benchmark.png into --workdir.
+the result (of a training step, whose dropout differs, on the mask's loss) are refused. Every
+training step ends in an update, whatever config.train.accumulate says. Writes benchmark.json, after
+every round, and benchmark.png into --workdir, where earlier ones are kept as benchmark.1.json, ...
 
     python launch.py benchmark --config=configs/finediving_hm.py --rounds=5
     python launch.py benchmark --config=configs/demo.py --settings= --sections=forward
@@ -38,6 +40,7 @@ def run(flags: Any) -> int:
     import signal
     import sys
 
+    from finecausal_jax import files
     from finecausal_jax.benchmark import report, results, throughput
 
     throughput.check_options(
@@ -51,16 +54,20 @@ def run(flags: Any) -> int:
     # Ended politely or not: workers stop and the temporary weights go.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     folder = pathlib.Path(flags.workdir or "runs/benchmark")
+    numbers, plot = folder / "benchmark.json", folder / "benchmark.png"
+    files.check_folder(folder, "--workdir")
+    for kept in files.keep_earlier(numbers, plot):
+        print(f"kept earlier results as {kept}")
     found = throughput.run(
         flags.config,
         flags.sections,
         flags.settings,
         rounds=flags.rounds,
         device=flags.device,
-        save=lambda found: report.write_json(results.summarize(found), folder / "benchmark.json"),
+        save=lambda found: report.write_json(results.summarize(found), numbers),
     )
     whole = results.summarize(found)
     report.print_tables(whole)
-    plot = report.write_plot(whole, folder / "benchmark.png")
-    print(f"wrote {folder / 'benchmark.json'} and {plot}")
+    report.write_plot(whole, plot)
+    print(f"wrote {numbers} and {plot}")
     return 1 if any(result["failures"] for result in whole["sections"].values()) else 0

@@ -3,8 +3,9 @@
 Prints per device: memory by the compiler's own analysis, FLOPs, bytes moved, what devices send each
 other, and the least time a run can take (roofline); writes them as JSON into --workdir, into a file
 named by topology, program, dtype and remat. Without --batch_size it looks for the largest batch
-that fits, and says which that is. TPUs need `pip install -e '.[tpu]'`, GPUs '.[cuda12]'; neither
-needs the hardware. Full size takes minutes a compilation.
+that fits, and says which that is; the same command with more --compiles goes on from there. Results
+of other code or XLA_FLAGS are kept under another name. TPUs need `pip install -e '.[tpu]'`, GPUs
+'.[cuda12]'; neither needs the hardware. Full size takes minutes a compilation.
 
     python launch.py compile --config=configs/finediving_hm.py --topology=v5e:2x4
     python launch.py compile --config=configs/finediving_hm.py --topology=h100:8 --batch_size=32
@@ -38,6 +39,7 @@ def run(flags: Any) -> int:
     from finecausal_jax.compilation import hardware
 
     hardware.prepare_environment()
+    from finecausal_jax import files, provenance
     from finecausal_jax.compilation import estimate, programs, report
 
     unknown = set(flags.programs) - set(programs.PROGRAMS)
@@ -54,12 +56,19 @@ def run(flags: Any) -> int:
         program: workdir / report.file_name(topology, program, flags.config, flags.batch_size)
         for program in flags.programs
     }
-    for path in paths.values():
-        report.refuse_other_config(path, flags.config)
+    files.check_folder(workdir, "--workdir")
+    made_with = provenance.compiled_with()
+    earlier = {
+        program: report.earlier_estimates(path, flags.config, made_with)
+        for program, path in paths.items()
+    }
     done: list[estimate.Estimate] = []
     lines, fits = [], True
     for program, path in paths.items():
-        mine: list[estimate.Estimate] = []
+        mine = list(earlier[program])
+        if not mine:
+            for kept in files.keep_earlier(path):
+                print(f"kept results of other code or XLA_FLAGS as {kept}")
 
         def compile_for(
             batch_size: int,
@@ -67,12 +76,21 @@ def run(flags: Any) -> int:
             path: pathlib.Path = path,
             mine: list[estimate.Estimate] = mine,
         ) -> estimate.Estimate:
+            for known in mine:
+                if known.batch_size == batch_size:
+                    print(f"{batch_size} pairs: compiled before, taken from {path}")
+                    return known
             result = estimate.estimate(program, flags.config, topology, mesh, batch_size)
             mine.append(result)
             so_far = {program: estimate.found(mine, topology.devices)}
             # At once: the next compilation may take long, or all of this machine's memory.
             report.write_json(
-                mine, topology, flags.config.to_dict(), path, None if flags.batch_size else so_far
+                mine,
+                topology,
+                flags.config.to_dict(),
+                path,
+                None if flags.batch_size else so_far,
+                made_with=made_with,
             )
             return result
 

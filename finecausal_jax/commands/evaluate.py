@@ -6,7 +6,7 @@ Prints a table and writes evaluation.json and evaluation.png into --workdir.
     python launch.py evaluate --config=configs/demo.py --workdir=runs/demo
 
 With --bank=DIR the features of videos come from what `launch.py bank` wrote there; a video that it
-does not hold is encoded. The scores are the same.
+does not hold is encoded. The scores are the same but for rounding.
 """
 
 import pathlib

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -56,6 +56,12 @@ class Estimate:
         """Plain lists, dicts and numbers."""
         plain = dataclasses.asdict(self)
         return {**plain, "collectives": [part._asdict() for part in self.collectives]}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> "Estimate":
+        """The estimate that `to_json` wrote."""
+        links = tuple(hlo.Collective(**part) for part in row["collectives"])
+        return cls(**{**row, "collectives": links})
 
 
 def estimate(

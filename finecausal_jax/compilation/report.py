@@ -74,12 +74,30 @@ def file_name(
     return "_".join((*parts, batch)) + ".json"
 
 
-def refuse_other_config(path: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Raises ValueError where a file holds results of another config; lists what differs."""
+def earlier_estimates(
+    path: pathlib.Path, config: ml_collections.ConfigDict, made_with: Mapping[str, str | None]
+) -> list[Estimate]:
+    """What an earlier run of the command compiled, so that none of it need be compiled again.
+
+    Args:
+      path: its file.
+      config: that of the results.
+      made_with: from `provenance.compiled_with`.
+
+    Returns:
+      The file's estimates. None where it is not there, or was made with other code, which may be:
+      uncommitted changes look all the same.
+
+    Raises:
+      ValueError: the file holds results of another config, whose differences are listed, or
+        something else.
+    """
     if not path.exists():
-        return
+        return []
     try:
-        saved = json.dumps(json.loads(path.read_text())["config"])
+        content = json.loads(path.read_text())
+        saved = json.dumps(content["config"])
+        found = [Estimate.from_json(row) for row in content["estimates"]]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: expected results of `compile`, found something else ({error}); choose "
@@ -91,6 +109,8 @@ def refuse_other_config(path: pathlib.Path, config: ml_collections.ConfigDict) -
             f"{path} holds results of another config; choose another --workdir, or set back:\n  "
             + "\n  ".join(changed)
         )
+    uncommitted = (made_with["commit"] or "").endswith("-dirty")
+    return found if not uncommitted and content.get("made_with") == made_with else []
 
 
 def write_json(
@@ -99,6 +119,8 @@ def write_json(
     config: dict[str, Any],
     path: pathlib.Path,
     searches: Mapping[str, Search] | None = None,
+    *,
+    made_with: Mapping[str, str | None],
 ) -> None:
     """Writes everything; an earlier file stays whole until this one is.
 
@@ -108,6 +130,7 @@ def write_json(
       path: where to.
       searches: by program, for "largest", "too_many" (pairs a device, null where not known) and
         "cut_short", true also while a search goes on. None: there is no search.
+      made_with: from `provenance.compiled_with`.
     """
     chip = topology.chip
     known = searches or {}
@@ -122,6 +145,7 @@ def write_json(
             "link": chip.link,
             "source": chip.source,
         },
+        "made_with": dict(made_with),
         "config": config,
         "largest": {program: search.fits for program, search in known.items()},
         "too_many": {program: search.too_many for program, search in known.items()},

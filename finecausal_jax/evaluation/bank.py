@@ -33,7 +33,7 @@ from finecausal_jax.data.preprocessing import Preprocessing
 from finecausal_jax.evaluation import metrics
 from finecausal_jax.evaluation.encoding import Encoding, Key, iterate_encodings
 from finecausal_jax.evaluation.metrics import MaskCounts
-from finecausal_jax.files import write_atomically
+from finecausal_jax.files import check_folder, write_atomically
 from finecausal_jax.models.finecausal import Features
 
 FORMAT = 1
@@ -231,6 +231,7 @@ def _claim(
     folder: pathlib.Path, index: dict[str, Any], overwrite: bool
 ) -> dict[str, tuple[str, int, int]]:
     """Makes the folder this bank's: empty, or with a part of it; returns its shards."""
+    check_folder(folder, "--output")
     for path in folder.glob(f".{INDEX}.*"):  # what a build was writing that was killed at once
         path.unlink()
     found = _read_index(folder)

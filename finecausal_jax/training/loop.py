@@ -37,6 +37,7 @@ from finecausal_jax.training.checkpoints import (
     recover,
 )
 from finecausal_jax.training.losses import Losses
+from finecausal_jax.training.memory import check_fits
 from finecausal_jax.training.metrics_log import MetricsLog
 from finecausal_jax.training.optimiser import make_optimiser
 from finecausal_jax.training.state import TrainState, init_state, init_variables
@@ -194,9 +195,20 @@ def compile_step(
 
     Returns:
       The same function of arguments of these shapes and places.
+
+    Raises:
+      ValueError: by XLA's plan, it needs more memory than there is.
     """
     compiled = step.lower(state, batch, key).compile()
     jax.clear_caches()
+    pairs = len(jax.tree.leaves(batch)[0])
+    check_fits(
+        compiled,
+        jax.devices()[0],
+        f"a training step of {pairs} pairs",
+        "it takes less with a smaller --config.train.batch_size, --config.model.dtype=bfloat16 or "
+        "--config.model.remat=blocks; `launch.py compile` looks for the largest batch",
+    )
     return compiled
 
 

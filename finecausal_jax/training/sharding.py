@@ -13,15 +13,24 @@ def make_mesh() -> Mesh:
     """All devices along one axis, `data`; XLA propagates layouts by itself.
 
     Raises:
-      ValueError: there are several processes: batches and checkpoints are made for that, but
-        nothing gathers an evaluation's results from other hosts yet.
+      ValueError: JAX finds no device of the kind that it was told to use; or there are several
+        processes: batches and checkpoints are made for that, but nothing gathers an evaluation's
+        results from other hosts yet.
     """
+    try:
+        devices = jax.device_count()
+    except (RuntimeError, AssertionError) as error:  # the latter where its plugin is not installed
+        raise ValueError(
+            f"JAX finds no device for JAX_PLATFORMS={jax.config.jax_platforms or ''}: leave it "
+            "unset for whatever there is, or set it to cpu; a GPU needs its driver and pip install "
+            f"-e '.[cuda12]', a TPU pip install -e '.[tpu]'. JAX says: {str(error) or 'nothing'}"
+        ) from error
     if jax.process_count() > 1:
         raise ValueError(
             f"{jax.process_count()} JAX processes: several hosts are not supported yet; start one "
             "process, which uses all devices of its host"
         )
-    return jax.make_mesh((jax.device_count(),), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+    return jax.make_mesh((devices,), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def over_data(mesh: Mesh) -> NamedSharding:

@@ -6,7 +6,9 @@ import contextlib
 import io
 import json
 import pathlib
+import signal
 import sys
+import types
 
 import pytest
 from rich.console import Console
@@ -21,6 +23,7 @@ from finecausal_jax.benchmark.task import (
     write_inputs,
     write_weights,
 )
+from finecausal_jax.commands import benchmark as benchmark_command
 from finecausal_jax.data.dives import DiveSource
 from finecausal_jax.data.resizing import Resize
 from finecausal_jax.evaluation import bank
@@ -190,9 +193,30 @@ def test_where_and_when_it_ran_is_told(bench):
     assert whole["machine"]["memory_bytes"] > 1e9
 
 
-def test_outside_of_a_checkout_there_is_no_commit(monkeypatch, tmp_path):
-    monkeypatch.setattr(throughput, "__file__", str(tmp_path / "finecausal_jax" / "b" / "t.py"))
-    assert throughput._commit() is None
+def test_earlier_results_are_kept(config, tmp_path, monkeypatch, capsys):
+    flags = types.SimpleNamespace(
+        config=config,
+        sections=["pipeline"],
+        settings=[],
+        rounds=1,
+        device="cpu",
+        workdir=tmp_path / "made" / "here",
+    )
+    config.data.data_dir = str(tmp_path / "nothing")  # which skips the only section
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert benchmark_command.run(flags) == 0
+    first = (flags.workdir / "benchmark.json").read_text()
+    assert "kept earlier" not in capsys.readouterr().out
+    assert benchmark_command.run(flags) == 0
+    names = ["benchmark.1.json", "benchmark.1.png", "benchmark.json", "benchmark.png"]
+    assert sorted(path.name for path in flags.workdir.iterdir()) == names
+    assert (flags.workdir / "benchmark.1.json").read_text() == first
+    assert (
+        f"kept earlier results as {flags.workdir / 'benchmark.1.json'}" in capsys.readouterr().out
+    )
+    flags.workdir = flags.workdir / "benchmark.json"
+    with pytest.raises(ValueError, match="--workdir=.*expected a folder, .*json is none"):
+        benchmark_command.run(flags)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_a_peak_that_could_not_be_reset_says_so(monkeypatch, tmp_path):
 
 def test_a_device_that_counts_no_memory_has_no_peak():
     """The host's memory would say nothing about it."""
-    unknown = {"peak_method": "unknown: the device's allocator keeps no mark"}
+    unknown = {"peak_method": "unknown: nothing tells of the device's memory"}
     assert serve._peak_memory(Job(), task("tpu"), reset=True) == unknown
-    known = serve._peak_memory(Job(7), task("gpu"), reset=True)
-    assert known["peak_bytes"] == 7
+    known = serve._peak_memory(Job((7, "by its allocator")), task("gpu"), reset=True)
+    assert known == {"peak_bytes": 7, "peak_method": "by its allocator"}

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from finecausal_jax import provenance
+from finecausal_jax.commands import compile as compile_command
 from finecausal_jax.compilation import estimate, hardware, hlo, programs, report
 from finecausal_jax.data.preprocessing import normalize
 from finecausal_jax.models.finecausal import Features
@@ -218,6 +220,9 @@ def test_the_answer_of_a_search_in_words(fits, too_many, line):
     assert said.endswith(line) and (line.startswith("train") == (said == line))
 
 
+CODE = {"commit": "a", "XLA_FLAGS": "", "jaxlib": "0.0"}
+
+
 def test_report_and_json(tmp_path, capsys):
     topology = hardware.parse_topology("v5e:1x1")
     fine = made(2, each=2**30)
@@ -226,18 +231,63 @@ def test_report_and_json(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "3.00 / 16.00" in printed and "refused by the compiler" in printed
     path = tmp_path / "new" / "v5e.json"
-    report.write_json([fine, refused], topology, {"seed": 0}, path)
+    report.write_json([fine, refused], topology, {"seed": 0}, path, made_with=CODE)
     content = json.loads(path.read_text())
     assert content["estimates"][0]["memory"]["total"] == 3 * 2**30
     assert content["largest"] == {}
-    report.write_json([fine], topology, {}, path, {"train": estimate.Search(24, 27)})
+    report.write_json(
+        [fine], topology, {}, path, {"train": estimate.Search(24, 27)}, made_with=CODE
+    )
     content = json.loads(path.read_text())
     assert content["largest"] == {"train": 24} and content["too_many"] == {"train": 27}
     assert content["cut_short"] == {"train": False}
-    report.write_json([fine], topology, {}, path, {"train": estimate.Search(24, None)})
+    report.write_json(
+        [fine], topology, {}, path, {"train": estimate.Search(24, None)}, made_with=CODE
+    )
     content = json.loads(path.read_text())
     assert content["too_many"] == {"train": None} and content["cut_short"] == {"train": True}
     assert [one.name for one in path.parent.iterdir()] == ["v5e.json"]
+
+
+def test_a_search_goes_on_from_what_was_compiled(tmp_path, monkeypatch, capsys):
+    from configs import demo
+
+    compiled = []
+
+    def compile_for(program, config, topology, mesh, batch_size):
+        compiled.append(batch_size)
+        return dataclasses.replace(made(batch_size, each=2**30), program=program)
+
+    monkeypatch.setattr(hardware, "prepare_environment", lambda: None)
+    monkeypatch.setattr(hardware, "make_mesh", lambda topology: None)
+    monkeypatch.setattr(estimate, "estimate", compile_for)
+    monkeypatch.setattr(provenance, "compiled_with", lambda: CODE)
+    flags = types.SimpleNamespace(
+        config=demo.get_config(),
+        topology="v5e:1x1",
+        programs=["train"],
+        batch_size=0,
+        compiles=2,
+        workdir=tmp_path,
+    )
+    (file,) = (report.file_name(hardware.parse_topology("v5e:1x1"), "train", flags.config, 0),)
+    assert compile_command.run(flags) == 0
+    first = list(compiled)
+    assert len(first) == 2 and "the search was cut short" in capsys.readouterr().out
+    flags.compiles = 8
+    assert compile_command.run(flags) == 0
+    assert len(compiled) == len(set(compiled)) > 2  # none twice
+    assert "largest that fits: 15 pairs" in capsys.readouterr().out
+    rows = json.loads((tmp_path / file).read_text())["estimates"]
+    assert [row["batch_size"] for row in rows] == compiled
+
+    compiled.clear()
+    monkeypatch.setattr(provenance, "compiled_with", lambda: {**CODE, "commit": "b"})
+    assert compile_command.run(flags) == 0
+    assert compiled[:2] == first
+    kept = tmp_path / file.replace(".json", ".1.json")
+    assert f"kept results of other code or XLA_FLAGS as {kept}" in capsys.readouterr().out
+    assert json.loads(kept.read_text())["estimates"] == rows
 
 
 def test_no_result_replaces_another(tmp_path):
@@ -257,15 +307,20 @@ def test_no_result_replaces_another(tmp_path):
     assert len(set(names)) == len(names)
 
     path = tmp_path / names[0]
-    report.refuse_other_config(path, config)  # nothing is there yet
-    report.write_json([], topology, config.to_dict(), path)
-    report.refuse_other_config(path, config)
+    assert report.earlier_estimates(path, config, CODE) == []  # nothing is there yet
+    one = dataclasses.replace(
+        made(2, each=2**30), collectives=(hlo.Collective("all-reduce", 2, 8),)
+    )
+    report.write_json([one], topology, config.to_dict(), path, made_with=CODE)
+    assert report.earlier_estimates(path, config, CODE) == [one]
+    for other in ({"commit": "b"}, {"commit": "a-dirty"}, {"XLA_FLAGS": "--xla_x"}):
+        assert report.earlier_estimates(path, config, {**CODE, **other}) == []
     config.data.frame_size = 48
     with pytest.raises(ValueError, match="another config(.|\n)*data.frame_size: was .* is 48"):
-        report.refuse_other_config(path, config)
+        report.earlier_estimates(path, config, CODE)
     path.write_text("[]")
     with pytest.raises(ValueError, match="expected results of `compile`"):
-        report.refuse_other_config(path, config)
+        report.earlier_estimates(path, config, CODE)
 
 
 SMALL = (

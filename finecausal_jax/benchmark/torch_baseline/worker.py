@@ -88,12 +88,13 @@ class TorchJob:
 
         return run
 
-    def peak_device_memory(self, *, reset: bool) -> int | None:
+    def peak_device_memory(self, *, reset: bool) -> tuple[int, str] | None:
         if self.device.type != "cuda":
             return None
         if reset:
             torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.max_memory_allocated()
+        method = "device memory in use, by PyTorch's allocator, reset after warm-up"
+        return torch.cuda.max_memory_allocated(), method
 
     def prepare(self) -> dict[str, Any]:
         prepare = {"forward": self._forward, "train": self._train, "evaluation": self._evaluation}

@@ -1,0 +1,59 @@
+"""What a compiled program takes of a device's memory, and what there is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+from typing import Any
+
+_CONTAINER = pathlib.Path("/sys/fs/cgroup/memory.max")  # Linux: bytes, or "max"
+_GIB = 2**30
+
+
+def planned_bytes(compiled: Any) -> int | None:
+    """Bytes a device of a program's arguments, results and temporary arrays, by XLA's plan.
+
+    None where XLA does not tell. A result that takes an argument's place counts once.
+    """
+    plan = compiled.memory_analysis()
+    if plan is None:
+        return None
+    results = plan.output_size_in_bytes - plan.alias_size_in_bytes
+    return plan.argument_size_in_bytes + results + plan.temp_size_in_bytes
+
+
+def machine_bytes() -> int | None:
+    """Bytes of the machine's memory, or of its container's where that is less; None if unknown."""
+    found = []
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with contextlib.suppress(OSError, ValueError):
+        found.append(int(_CONTAINER.read_text()))
+    return min(found, default=None)
+
+
+def device_bytes(device: Any) -> int | None:
+    """Bytes that programs may take of a device; None if unknown."""
+    if device.platform == "cpu":
+        return machine_bytes()
+    return (device.memory_stats() or {}).get("bytes_limit")
+
+
+def check_fits(compiled: Any, device: Any, what: str, mend: str) -> None:
+    """Raises ValueError where a program's plan is larger than the memory there is.
+
+    A program that fits may still fail: the plan leaves out what the process and others hold.
+
+    Args:
+      compiled: the program.
+      device: one of the `jax.Device`s that it runs on.
+      what: what it does, for the error.
+      mend: what takes less.
+    """
+    needed, there = planned_bytes(compiled), device_bytes(device)
+    if needed is not None and there is not None and needed > there:
+        raise ValueError(
+            f"{what} takes {needed / _GIB:.1f} GiB of memory by XLA's plan, {device.device_kind} "
+            f"has {there / _GIB:.1f}: {mend}"
+        )
