@@ -51,6 +51,11 @@ ENCODER_SETTINGS = (
     "frame_width",
     "dtype",
 )
+# What the text of a difference means, where it is a hash.
+_HASHED = {
+    "weights": " (hashes of the encoders' parameters and statistics: another checkpoint)",
+    "dives": " (hashes of the dives, their annotations and image files)",
+}
 _FEATURES = ("video_feature", "mask_feature", "frame_feature")
 
 Fingerprint = dict[str, Any]
@@ -286,6 +291,7 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], exact: boo
     names = wanted.keys() | (found.keys() if exact else set())
     return [
         f"{name}: the bank has {found.get(name)!r}, expected {wanted.get(name)!r}"
+        f"{_HASHED.get(name.partition('.')[0], '')}"
         for name in sorted(names)
         if found.get(name) != wanted.get(name)
     ]
