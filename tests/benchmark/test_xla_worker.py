@@ -27,6 +27,8 @@ def config():
 def make_job(config, tmp_path, monkeypatch):
     """A section in this process; the network has no weights."""
     monkeypatch.setattr(xla_worker._XlaJob, "_variables", lambda self: jnp.float32(2.0))
+    # Or every later test of this process would compile its operations again.
+    monkeypatch.setattr(xla_worker.jax, "clear_caches", lambda: None)
 
     def make(section, device="cpu"):
         write_inputs(config, 3, tmp_path)
@@ -50,8 +52,10 @@ class Mean:
         assert changes == {"graph_scope": "pair"}
         return self
 
-    def apply(self, scale, *features, method):
+    def apply(self, scale, *features, method=None):
         self.precisions.append((method, jax.config.jax_default_matmul_precision))
+        if method is None:
+            return self._whole(scale, *features)
         if method == "encode":
             (videos,) = features
             mean = jnp.mean(videos, axis=(1, 2, 3, 4))[:, None, None]
@@ -66,6 +70,38 @@ class Mean:
             stage_delta_static=stages,
             transitions=jnp.zeros((len(delta), 2), jnp.int32),
         )
+
+    def _whole(self, scale, query, exemplar):
+        """A delta is a sum of pixels, by one product of matrices: nothing else is to be counted."""
+        videos = jnp.concatenate([query, exemplar])
+        delta = videos.reshape(2, -1) @ jnp.full((query.size, 1), scale)
+        return types.SimpleNamespace(
+            delta=delta,
+            transition_probability=jnp.zeros((2, 8, 2)),
+            stage_delta_dynamic=delta,
+            stage_delta_static=delta,
+            mask_logits=(None, videos[:, None, ..., 0]),  # the last one counts
+        )
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_a_forward_pass_is_compiled_timed_counted_and_checked(make_job, monkeypatch, device):
+    model = Mean()
+    monkeypatch.setattr(xla_worker.settings, "make_model", lambda config: model)
+    job = make_job("forward", device)
+    report = job.prepare()
+    frames = job.task.inputs()["frames"][:2]
+    assert report["compile_seconds"]["forward"] > 0 and report["first_seconds"]["forward"] > 0
+    assert report["flops"]["forward"] == 2 * frames.size
+    sums = 2 * frames.sum((1, 2, 3, 4))
+    for name in ("delta", "stage_delta_dynamic", "stage_delta_static"):
+        np.testing.assert_allclose(report["checks"][name], sums, rtol=1e-4, atol=1e-3)
+    assert report["checks"]["transition_probability"] == [0] * 2 * 8 * 2
+    mask = frames[:, None, ::5, ::8, ::8, 0]
+    np.testing.assert_array_equal(report["checks"]["mask"], mask.ravel())
+    # Timed as it is, and where that is inexact checked apart from it.
+    assert model.precisions == ([(None, "highest")] if device == "gpu" else []) + [(None, None)]
+    assert set(job.operations()) == {"forward"}
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
