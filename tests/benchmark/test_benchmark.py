@@ -10,6 +10,7 @@ import signal
 import sys
 import types
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -27,6 +28,7 @@ from finecausal_jax.commands import benchmark as benchmark_command
 from finecausal_jax.data.dives import DiveSource
 from finecausal_jax.data.resizing import Resize
 from finecausal_jax.evaluation import bank
+from finecausal_jax.interop.expected import Expected
 from tfds_finecausal.building import build_dataset
 from tfds_finecausal.rendered import render_release
 
@@ -47,8 +49,11 @@ def config():
 
 
 @pytest.fixture
-def bench(config, tmp_path):
+def bench(config, tmp_path, monkeypatch):
     """Runs a benchmark of fake workers: name -> (seconds, *actions)."""
+    written = []  # nothing is: fake workers read no files
+    monkeypatch.setattr(throughput, "write_weights", lambda *_: written.append(WEIGHTS))
+    monkeypatch.setattr(throughput, "write_inputs", lambda _, n, __: written.append((INPUTS, n)))
 
     def run(fakes, sections=("forward",), rounds=2):
         saved = []
@@ -71,6 +76,7 @@ def bench(config, tmp_path):
         return results.summarize(found)
 
     run.log = lambda: (tmp_path / "log").read_text().splitlines()
+    run.written = written
     return run
 
 
@@ -127,6 +133,7 @@ def test_targets_are_of_a_cpu(bench):
 def test_a_query_bears_its_share_of_the_bank(bench, config):
     config.benchmark.test_dives, config.benchmark.train_dives = 10, 30
     whole = bench({"XLA": (1,), REFERENCE: (60,)}, sections=("evaluation",), rounds=1)
+    assert bench.written == [WEIGHTS, (INPUTS, 3)]  # a query's video and two exemplars'
     summary = whole["sections"]["evaluation"]["summary"]["XLA"]
     # Runs take 1.1 s (two videos encoded), 1.2 s (comparison) and 1.3 s.
     assert summary["encode"]["median"] == pytest.approx(0.55)
@@ -270,6 +277,8 @@ def test_the_pipeline_is_timed_on_every_built_data_set(config, tmp_path):
     assert found["sections"]["pipeline"]["failures"] == {}
     entry = found["sections"]["pipeline"]["workers"]["XLA"]
     assert entry["pairs_a_run"] == 8
+    assert entry["peak_bytes"] > 50e6 and "reset after warm-up" in entry["peak_method"]
+    assert set(entry["versions"]) == {"jax", "jaxlib", "flax"}
     assert {name: len(runs) for name, runs in entry["seconds"].items()} == {
         "release": 2,
         "resized": 2,
@@ -387,7 +396,17 @@ def test_settings_are_the_baselines():
     assert throughput.TORCH_SETTINGS == torch_baseline.SETTINGS
 
 
-def test_a_task_travels_with_its_files(config, tmp_path):
+@pytest.mark.parametrize(
+    "whole", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["few tensors", "whole"]
+)
+def test_a_task_travels_with_its_files(config, tmp_path, monkeypatch, whole):
+    if not whole:  # the network takes seconds to trace
+        tensors = {
+            ("regressor_delta1", "layer1.weight"): Expected((64, 16), np.dtype("float32"), None),
+            ("regressor_delta1", "layer1.bias"): Expected((64,), np.dtype("float32"), None),
+            ("base_model", "num_batches_tracked"): Expected((), np.dtype("int64"), None),
+        }
+        monkeypatch.setattr("finecausal_jax.benchmark.task.expected_tensors", lambda model: tensors)
     write_weights(config, tmp_path)
     write_inputs(config, 3, tmp_path)
     task = Task("forward", str(tmp_path), {"seed": 0}, 1, 2, 1, 0, 2, "cpu", 8)
@@ -396,12 +415,14 @@ def test_a_task_travels_with_its_files(config, tmp_path):
     inputs = again.inputs()
     assert inputs["frames"].shape == (3, 32, 32, 32, 3)
     assert inputs["frames_uint8"].std() > 20 and 0 < inputs["mask"].mean() < 255
-    variance = again.weights()["regressor_delta1"]["layer1.weight"].var()
-    assert variance == pytest.approx(1.6 / 16, rel=0.2)
+    layer = again.weights()["regressor_delta1"]
+    assert layer["layer1.weight"].var() == pytest.approx(1.6 / 16, rel=0.2)
+    assert 0 < np.abs(layer["layer1.bias"]).max() <= 0.1
     assert {path.name for path in tmp_path.iterdir()} == {WEIGHTS, INPUTS}
 
 
-def test_a_real_worker_on_a_small_network(config, tmp_path):
+@pytest.mark.slow  # in parts: the pipeline's worker above, a forward pass in test_xla_worker
+def test_a_real_worker_on_a_small_network(config):
     saved = []
     found = throughput.run(
         config, ("forward",), (), rounds=1, device="cpu", save=saved.append, report=saved.append
