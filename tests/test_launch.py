@@ -90,7 +90,7 @@ def test_importing_starts_no_device_and_no_other_framework():
         f"for name in {modules}: importlib.import_module(name)\n"
         "from jax._src import xla_bridge\n"
         "assert not xla_bridge.backends_are_initialized()\n"
-        "print([m for m in ('torch', 'tensorflow') if m in sys.modules])\n"
+        "print([m for m in ('torch', 'torchvision', 'tensorflow') if m in sys.modules])\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
