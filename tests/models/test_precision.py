@@ -1,6 +1,7 @@
 """bfloat16 and rematerialisation: what they may change, and what not."""
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
+from finecausal_jax.models import i3d, static_encoder
+from finecausal_jax.models.convolution import Rectified
 from finecausal_jax.models.finecausal import FineCausal
-from finecausal_jax.models.i3d import I3D, Mixed
+from finecausal_jax.models.i3d import I3D, ConvUnit, Mixed
 from finecausal_jax.models.layers import run_block
 from finecausal_jax.models.static_encoder import BasicBlock, ResNet34
 from finecausal_jax.training import steps
@@ -58,8 +61,11 @@ def video(seed=0, shape=VIDEO):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
-def one_step(model, variables):
-    """Losses, outputs and new statistics of a training step, without its gradients."""
+def first_step(model):
+    """Losses, outputs and all variables of a training step, without its gradients.
+
+    The variables are made as the step gets to them: `init` would be traced as long again.
+    """
     frames = video(1)
     videos = {
         "completeness": jnp.array([12.0, 9.0]),
@@ -67,50 +73,85 @@ def one_step(model, variables):
     }
     mask = jnp.asarray(np.random.default_rng(2).uniform(size=(2, *VIDEO[1:4])), jnp.float32)
 
-    out, updates = model.apply(
-        variables,
+    out, variables = model.apply(
+        {},
         frames,
         video(3),
         train=True,
         transitions=videos["transitions"],
-        rngs={"dropout": jax.random.key(1)},
-        mutable=["batch_stats"],
+        rngs={"params": jax.random.key(0), "dropout": jax.random.key(1)},
+        mutable=["params", "batch_stats"],
     )
     parts = steps.pair_losses(variables["params"], out, videos, mask, model.window_stride)
-    return parts, out, updates["batch_stats"]
+    return parts, out, variables
 
 
-@pytest.fixture(scope="module")
-def traced_step():
-    """A training step in bfloat16 with rematerialisation: variables, jaxpr, shapes of the result.
+class OneUnit(nn.Module):
+    """The channels of an Inception block, by one of its six units."""
+
+    channels: tuple[int, ...]
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        b0, _, b1, _, b2, b3 = self.channels
+        return ConvUnit(b0 + b1 + b2 + b3, dtype=self.dtype, name="unit")(x, train=train).value
+
+
+@pytest.fixture(
+    scope="module",
+    params=["smaller blocks", pytest.param("whole", marks=pytest.mark.slow)],
+)
+def traced_step(request):
+    """A training step in bfloat16 with rematerialisation: jaxpr, shapes of the result, blocks.
 
     Traced once and never compiled, which takes minutes.
     """
     model = FineCausal(**SMALL, dtype=jnp.bfloat16, remat="blocks")
-    variables = shapes_of(model, video(), video())
-    step = functools.partial(one_step, model)
-    return variables, *jax.make_jaxpr(step, return_shape=True)(variables)
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param != "whole":
+            patch.setattr(i3d, "Mixed", OneUnit)
+            patch.setattr(static_encoder, "BLOCKS", (1, 1, 1, 1))
+        traced = jax.make_jaxpr(functools.partial(first_step, model), return_shape=True)()
+        # Two trunks of 3 units and 9 Inception blocks each, and the blocks of ResNet-34.
+        return *traced, 2 * 12 + sum(static_encoder.BLOCKS)
 
 
 def test_all_that_is_kept_stays_float32_in_bfloat16(traced_step):
-    variables, _, (losses, outputs, stats) = traced_step
-    kept = {"variables": variables, "losses": losses, "outputs": outputs, "stats": stats}
+    _, (losses, outputs, variables), _ = traced_step
+    assert set(variables) == {"params", "batch_stats"}
+    kept = {"variables": variables, "losses": losses, "outputs": outputs}
     for path, leaf in jax.tree_util.tree_leaves_with_path(kept):
         expected = jnp.int32 if path[-1] == jax.tree_util.GetAttrKey("transitions") else jnp.float32
         assert leaf.dtype == expected, jax.tree_util.keystr(path)
 
 
 def test_convolutions_are_bfloat16(traced_step):
-    _, traced, _ = traced_step
-    convolutions = [e for e in _equations(traced.jaxpr) if e.primitive.name.startswith("conv_gen")]
-    assert {str(e.invars[0].aval.dtype) for e in convolutions} == {"bfloat16"}
+    traced, _, _ = traced_step
+    assert set(_dtypes_of_convolutions(traced)) == {"bfloat16"}
+
+
+def test_convolutions_of_an_inception_block_are_bfloat16():
+    block, x = Mixed((2, 2, 3, 1, 2, 2), jnp.bfloat16), video(1, (1, 2, 4, 4, 3))
+    init = functools.partial(block.init, train=True)
+    variables = jax.eval_shape(init, jax.random.key(0), x)
+    apply = functools.partial(block.apply, train=True, mutable=["batch_stats"])
+    traced, (out, stats) = jax.make_jaxpr(apply, return_shape=True)(variables, x)
+    dtypes = _dtypes_of_convolutions(traced)
+    assert len(dtypes) >= 6 and set(dtypes) == {"bfloat16"}
+    assert out.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, stats))} == {jnp.dtype("float32")}
 
 
 def test_remat_reaches_every_block(traced_step):
-    _, traced, _ = traced_step
+    traced, _, blocks = traced_step
     count = sum(equation.primitive.name == "remat2" for equation in _equations(traced.jaxpr))
-    # Two trunks of 3 units and 9 Inception blocks each, and 16 blocks of ResNet-34.
-    assert count >= 2 * 12 + 16
+    assert count >= blocks
+
+
+def _dtypes_of_convolutions(traced):
+    found = (e for e in _equations(traced.jaxpr) if e.primitive.name.startswith("conv_gen"))
+    return [str(equation.invars[0].aval.dtype) for equation in found]
 
 
 def _equations(jaxpr):
@@ -144,13 +185,18 @@ def test_bfloat16_stays_close():
 class TwoBlocks(nn.Module):
     """The kinds of block that the network recomputes, for tests that have to compile quickly."""
 
+    inception: bool = False
     remat: str = "none"
 
     @nn.compact
     def __call__(self, x, *, train):
-        x = run_block(Mixed((2, 2, 3, 1, 2, 2), name="mixed"), x, remat=self.remat, train=train)
+        first = ConvUnit(4, (3, 3, 3), name="unit")
+        if self.inception:
+            first = Mixed((2, 2, 3, 1, 2, 2), name="mixed")
+        x = run_block(first, x, remat=self.remat, train=train)
+        x = x.value if isinstance(x, Rectified) else x
         images = x.reshape(-1, *x.shape[2:])
-        block = BasicBlock(4, 2, name="basic")
+        block = BasicBlock(4, 2 if self.inception else 1, name="basic")
         return run_block(block, images, remat=self.remat, train=train, runs=2)
 
 
@@ -161,10 +207,11 @@ MODE[TwoBlocks] = {"train": True}
     ("module", "shape"),
     [
         (TwoBlocks(), (2, 2, 6, 6, 3)),
+        pytest.param(TwoBlocks(inception=True), (2, 2, 6, 6, 3), marks=pytest.mark.slow),
         pytest.param(I3D(1 / 16), (2, 8, 16, 16, 3), marks=pytest.mark.slow),
         pytest.param(ResNet34(1 / 8), (4, 32, 32, 3), marks=pytest.mark.slow),
     ],
-    ids=["blocks", "trunk", "static encoder"],
+    ids=["blocks", "Inception block", "trunk", "static encoder"],
 )
 def test_remat_changes_neither_names_nor_gradients(module, shape):
     clips, mode = video(1, shape), MODE[type(module)]
@@ -183,17 +230,20 @@ def test_remat_changes_neither_names_nor_gradients(module, shape):
             )
             return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(out)), updates
 
-        return jax.value_and_grad(loss_of, has_aux=True)
+        traced = jax.jit(jax.value_and_grad(loss_of, has_aux=True)).trace(variables["params"])
+        again = any(e.primitive.name == "remat2" for e in _equations(traced.jaxpr.jaxpr))
+        return again, jax.device_get(traced.lower().compile()(variables["params"]))
 
-    assert "remat" in str(jax.make_jaxpr(run(again))(variables["params"]))
-    (loss, stats), gradients = jax.jit(run(module))(variables["params"])
-    (loss2, stats2), gradients2 = jax.jit(run(again))(variables["params"])
+    is_again, ((loss, stats), gradients) = run(module)
+    assert not is_again
+    is_again, ((loss2, stats2), gradients2) = run(again)
+    assert is_again
     # The same operations in the same order, but fused otherwise: rounding of float32.
     np.testing.assert_allclose(loss2, loss, rtol=1e-5)
     for a, b in zip(
         jax.tree.leaves((stats, gradients)), jax.tree.leaves((stats2, gradients2)), strict=True
     ):
-        np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-4 * float(jnp.abs(a).max()))
+        np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-4 * np.abs(a).max())
 
 
 @pytest.mark.parametrize(("key", "value"), [("remat", "all"), ("dtype", jnp.float16)])
