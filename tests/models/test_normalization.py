@@ -1,5 +1,7 @@
 """BatchNorm's own gradient against that which autodiff makes of the plain formula."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,21 +26,23 @@ def test_values_and_gradients(shape):
     random = np.random.default_rng(0)
     # An offset, which centring has to take out, and groups that differ.
     x = 3 + random.standard_normal(shape) * np.arange(1, 1 + np.prod(shape[:-2])).reshape(-1, 1, 1)
-    x = jnp.asarray(x.reshape(shape), jnp.float32)
-    scale, bias = jnp.asarray(random.standard_normal((2, 5)), jnp.float32)
-    gradient = jnp.asarray(random.standard_normal(shape), jnp.float32)
-
-    def loss(form, *arguments):
-        return jnp.vdot(form(*arguments)[0], gradient)
+    x = x.reshape(shape).astype(np.float32)
+    scale, bias = random.standard_normal((2, 5)).astype(np.float32)
+    gradient = random.standard_normal(shape).astype(np.float32)
 
     def ours(x, scale, bias):
         return normalize_by_batch(x, scale, bias, EPSILON)
 
-    for got, want in zip(ours(x, scale, bias), plain(x, scale, bias), strict=True):
-        np.testing.assert_allclose(got, want, **TOLERANCE)
-    arguments = (x, scale, bias)
-    got = jax.grad(loss, argnums=(1, 2, 3))(ours, *arguments)
-    want = jax.grad(loss, argnums=(1, 2, 3))(plain, *arguments)
+    @functools.partial(jax.jit, static_argnums=0)
+    def values_and_gradients(form, *arguments):
+        def loss(*arguments):
+            values = form(*arguments)
+            return jnp.vdot(values[0], gradient), values
+
+        gradients, values = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(*arguments)
+        return *values, *gradients
+
+    got, want = (values_and_gradients(form, x, scale, bias) for form in (ours, plain))
     for a, b in zip(got, want, strict=True):
         assert a.shape == b.shape
         np.testing.assert_allclose(a, b, **TOLERANCE)
