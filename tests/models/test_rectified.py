@@ -16,6 +16,40 @@ IMAGES = (4, 9, 8, 24)
 CLIPS = (4, 2, 7, 6, 24)
 
 
+@functools.cache
+def kept(shape, window, stride, runs):
+    """A loss of a convolution behind BatchNorm, its arguments, and the kept ReLU's results."""
+    random = np.random.default_rng(len(shape))
+    x = random.normal(1.0, 2.0, shape).astype(np.float32)
+    kernel = random.normal(0.0, 0.1, (*window, shape[-1], 20)).astype(np.float32)
+    padding = [(size // 2, size // 2) for size in window]
+    norm = BatchNorm(shape[-1])
+    params = {
+        "scale": random.uniform(0.5, 1.5, shape[-1]).astype(np.float32),
+        "bias": random.normal(0.0, 0.5, shape[-1]).astype(np.float32),
+    }
+
+    def loss(params, x, kernel, again):
+        statistics = {"mean": jnp.zeros(shape[-1]), "var": jnp.ones(shape[-1])}
+        rectified, _ = norm.apply(
+            {"params": params, "batch_stats": statistics},
+            x,
+            runs=runs,
+            method="rectified",
+            mutable=["batch_stats"],
+        )
+        y = convolve(rectified if again else rectified.value, kernel, stride, padding)
+        return jnp.sum(jnp.sin(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape) * y), y
+
+    arguments = (params, x, kernel)
+    return loss, arguments, gradients_and_values(loss, arguments, again=False)
+
+
+def gradients_and_values(loss, arguments, again):
+    grad = jax.grad(functools.partial(loss, again=again), argnums=(0, 1, 2), has_aux=True)
+    return jax.tree.leaves(jax.device_get(jax.jit(grad)(*arguments)))
+
+
 @pytest.mark.parametrize(
     ("shape", "window", "stride", "runs"),
     [
@@ -30,41 +64,11 @@ CLIPS = (4, 2, 7, 6, 24)
 def test_values_and_gradients_are_those_of_the_kept_relu(
     shape, window, stride, runs, chunk_bytes, monkeypatch
 ):
+    loss, arguments, want = kept(shape, window, stride, runs)
     # One image at a time, and all at once.
     monkeypatch.setattr("finecausal_jax.models.convolution.CHUNK_BYTES", chunk_bytes)
     monkeypatch.setattr("finecausal_jax.models.winograd.CHUNK_BYTES", chunk_bytes)
-    random = np.random.default_rng(len(shape))
-    x = random.normal(1.0, 2.0, shape).astype(np.float32)
-    kernel = random.normal(0.0, 0.1, (*window, shape[-1], 20)).astype(np.float32)
-    padding = [(size // 2, size // 2) for size in window]
-    norm = BatchNorm(shape[-1])
-    params = {
-        "scale": random.uniform(0.5, 1.5, shape[-1]).astype(np.float32),
-        "bias": random.normal(0.0, 0.5, shape[-1]).astype(np.float32),
-    }
-    statistics = {"mean": jnp.zeros(shape[-1]), "var": jnp.ones(shape[-1])}
-
-    def out(params, x, kernel, again):
-        rectified, _ = norm.apply(
-            {"params": params, "batch_stats": statistics},
-            x,
-            runs=runs,
-            method="rectified",
-            mutable=["batch_stats"],
-        )
-        return convolve(rectified if again else rectified.value, kernel, stride, padding)
-
-    def loss(*arguments):
-        y = out(*arguments)
-        return jnp.sum(jnp.sin(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape) * y), y
-
-    both = {
-        again: jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True), static_argnums=3)(
-            params, x, kernel, again
-        )
-        for again in (False, True)
-    }
-    want, found = (jax.tree.leaves(both[again]) for again in (False, True))
+    found = gradients_and_values(loss, arguments, again=True)
     for a, b in zip(want, found, strict=True):
         # Sums of some hundred terms in another order.
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=2e-6 * np.abs(a).max() * a.size**0.5)
@@ -113,10 +117,10 @@ def test_the_relu_is_not_kept():
         rectified = Rectified(normalised, x, rows, rows)
         return convolve(rectified, kernel, (1, 1), [(1, 1)] * 2)
 
-    _, back = jax.vjp(out, 2 * x, kernel)
-    kept = [leaf for leaf in jax.tree.leaves(back) if leaf.shape == x.shape]
-    assert len(kept) == 1
-    assert np.array_equal(kept[0], x)
+    back = jax.jit(lambda *arguments: jax.vjp(out, *arguments)[1])(2 * x, kernel)
+    residuals = [leaf for leaf in jax.tree.leaves(back) if leaf.shape == x.shape]
+    assert len(residuals) == 1
+    assert np.array_equal(residuals[0], x)
 
 
 def test_without_a_source_the_relu_is_kept():
@@ -135,32 +139,46 @@ def test_joined_parts():
     of_x, of_y = back(jnp.array([[1.0, 2.0, 3.0, 4.0, 5.0]]))[0]
     assert np.array_equal(of_x, [[0, 0]])
     assert np.array_equal(of_y, [[3, 0, 5]])
-    (kept,) = (leaf for leaf in jax.tree.leaves(back) if getattr(leaf, "ndim", 0))
-    assert np.array_equal(kept, out)
+    (residual,) = (leaf for leaf in jax.tree.leaves(back) if getattr(leaf, "ndim", 0))
+    assert np.array_equal(residual, out)
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 2**30])
 def test_joined_parts_a_few_images_at_a_time(chunk_bytes, monkeypatch):
     monkeypatch.setattr("finecausal_jax.models.convolution.CHUNK_BYTES", chunk_bytes)
     random = np.random.default_rng(0)
-    parts = [jnp.asarray(random.normal(0, 1, (6, 3, 4, width)), "float32") for width in (5, 1, 3)]
-    found, back = jax.vjp(join_rectified, parts)
-    want, want_back = jax.vjp(lambda p: jax.nn.relu(jnp.concatenate(p, axis=-1)), parts)
-    assert np.array_equal(found, want)
-    gradient = jnp.asarray(random.normal(0, 1, found.shape), "float32")
-    for a, b in zip(back(gradient)[0], want_back(gradient)[0], strict=True):
+    parts = [random.normal(0, 1, (6, 3, 4, width)).astype("float32") for width in (5, 1, 3)]
+    gradient = random.normal(0, 1, (6, 3, 4, 9)).astype("float32")
+
+    def plain(parts):
+        return jax.nn.relu(jnp.concatenate(parts, axis=-1))
+
+    found, want = (value_and_gradient(form, parts, gradient) for form in (join_rectified, plain))
+    for a, b in zip(found, want, strict=True):
         assert np.array_equal(a, b)
 
 
 def test_a_rectified_pool():
     """Values and gradients of a pool and then a ReLU."""
-    x = jnp.asarray(np.random.default_rng(0).normal(-0.5, 1.0, (3, 6, 7, 2)), jnp.float32)
+    x = np.random.default_rng(0).normal(-0.5, 1.0, (3, 6, 7, 2)).astype("float32")
     pool = functools.partial(
         max_pool, window=(3, 3), stride=(2, 2), padding=[(0, 1)] * 2, ceil=True
     )
-    found, back = jax.vjp(functools.partial(pool, rectified=True), x)
-    want, want_back = jax.vjp(lambda x: jax.nn.relu(pool(x)), x)
-    assert np.any(want == 0)
-    assert np.array_equal(found, want)
-    gradient = jnp.arange(1.0, 1 + found.size).reshape(found.shape)
-    assert np.array_equal(back(gradient)[0], want_back(gradient)[0])
+    shape = jax.eval_shape(pool, x).shape
+    gradient = np.arange(1, 1 + np.prod(shape), dtype="float32").reshape(shape)
+    found = value_and_gradient(functools.partial(pool, rectified=True), x, gradient)
+    want = value_and_gradient(lambda x: jax.nn.relu(pool(x)), x, gradient)
+    assert np.any(want[0] == 0)
+    for a, b in zip(found, want, strict=True):
+        assert np.array_equal(a, b)
+
+
+def value_and_gradient(form, x, gradient):
+    """What a form makes of `x`, and of the gradient of that."""
+
+    @jax.jit
+    def run(x, gradient):
+        y, back = jax.vjp(form, x)
+        return y, *jax.tree.leaves(back(gradient))
+
+    return jax.device_get(run(x, gradient))
