@@ -19,7 +19,8 @@ from ml_collections import config_flags  # noqa: F401  (its import must not star
 import launch as launcher
 from configs import demo, finediving_hm
 from finecausal_jax import FineCausal, settings
-from finecausal_jax.training import loop
+from finecausal_jax.commands import train
+from finecausal_jax.training import compilation_cache, loop
 from tfds_finecausal import rendered_plan
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -45,16 +46,17 @@ def test_unknown_command_is_named():
     assert "no command 'trian'" in result.stderr
 
 
-def test_train_without_a_data_set_says_what_to_run(tmp_path):
-    result = launch(
-        "train",
-        "--config=configs/demo.py",
-        f"--config.data.data_dir={tmp_path}",
-        f"--workdir={tmp_path / 'run'}",
-    )
-    assert result.returncode == 2
-    assert "launch.py build" in result.stderr
-    assert "Traceback" not in result.stderr
+def test_train_without_a_data_set_says_what_to_run(tmp_path, monkeypatch, capsys):
+    # Set once, the cache would be that of all tests.
+    monkeypatch.setattr(compilation_cache, "use_compilation_cache", lambda *_: None)
+    config = demo.get_config()
+    config.data.data_dir = str(tmp_path)
+    flags = types.SimpleNamespace(config=config, workdir=str(tmp_path / "run"))
+    command = types.SimpleNamespace(run=lambda _: train.run(flags))
+    assert launcher._run(command, ["launch.py"]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("launch.py: ") and "launch.py build" in printed.err
+    assert printed.out == ""
     assert not (tmp_path / "run").exists()
 
 

@@ -345,12 +345,22 @@ def launch(*arguments):
     )
 
 
-def test_the_command_explains_bad_input(tmp_path):
+def test_the_command_explains_bad_input(tmp_path, monkeypatch):
     result = launch("--topology=v5e:9x9", f"--workdir={tmp_path}")
     assert result.returncode == 2
     assert "no slice '9x9' of v5e" in result.stderr and "Traceback" not in result.stderr
-    result = launch("--topology=v5e:2x4", "--programs=train,fly")
-    assert result.returncode == 2 and "--programs" in result.stderr
+    # And without the seconds of another start.
+    monkeypatch.setattr(hardware, "prepare_environment", lambda: None)
+    flags = {"topology": "v5e:2x4", "programs": ["train"], "batch_size": 0, "compiles": 8}
+    flags |= {"workdir": str(tmp_path), "config": None}
+    for wrong, message in (
+        ({"programs": ["train", "fly"]}, "--programs=train,fly: expected some of"),
+        ({"programs": []}, "--programs=: expected some of"),
+        ({"batch_size": -1}, "--batch_size must be at least 0"),
+        ({"compiles": 0}, "--compiles at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compile_command.run(types.SimpleNamespace(**flags | wrong))
     assert not list(tmp_path.iterdir())
 
 

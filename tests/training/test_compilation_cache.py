@@ -1,4 +1,7 @@
-"""The persistent compilation cache, each case in a process of its own: JAX settles it at once."""
+"""The persistent compilation cache, where programs run in processes of their own.
+
+JAX settles at its first program where the cache is.
+"""
 
 import os
 import subprocess
@@ -22,9 +25,15 @@ print(hits.count("/jax/compilation_cache/cache_hits"))
 """
 
 
-def run(folder, workdir, **environment):
+@pytest.fixture
+def _restored():
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
+def run(folder, workdir):
     command = [sys.executable, "-c", PROGRAM, folder, str(workdir)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     value, hits = result.stdout.split()
     assert float(value) == 1
@@ -37,14 +46,17 @@ def test_the_second_process_finds_the_first_ones_programs(tmp_path):
     assert run("cache", tmp_path) > 0
 
 
-def test_empty_keeps_nothing(tmp_path):
-    run("", tmp_path)
-    assert not list(tmp_path.iterdir())
+def test_empty_keeps_nothing(_restored, tmp_path):
+    use_compilation_cache("", tmp_path)
+    assert jax.config.jax_compilation_cache_dir is None
+    use_compilation_cache("cache", tmp_path)  # which would have been seen
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "cache")
 
 
-def test_a_folder_given_to_jax_is_left_as_it_is(tmp_path):
-    run("cache", tmp_path, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "own"))
-    assert [path.name for path in tmp_path.iterdir()] == ["own"]
+def test_a_folder_given_to_jax_is_left_as_it_is(_restored, tmp_path):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "own"))
+    use_compilation_cache("cache", tmp_path)
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "own")
 
 
 def test_a_file_in_its_place_is_named(tmp_path):
