@@ -61,15 +61,15 @@ class Killed(BaseException):
     """What the tests raise in place of a signal."""
 
 
-@pytest.fixture
-def cheap(monkeypatch):
-    """Replaces network and evaluation; `cheap.at[step]` is called before that step."""
-    control = types.SimpleNamespace(at={}, traces=0, loss={})
+@pytest.fixture(scope="module")
+def jitted():
+    """A step for all tests of this file, its optimiser, and how often it was traced."""
     optimiser = make_optimiser(Optimiser(Schedule(6)))
+    shared = types.SimpleNamespace(optimiser=optimiser, traces=0)
 
     @jax.jit
     def step(state, batch, key):
-        control.traces += 1
+        shared.traces += 1
         pixels = jnp.mean(batch["query"]["frames"].astype(jnp.float32), axis=(0, 2, 3, 4)) / 255
         noise = jax.random.normal(jax.random.fold_in(key, state.step), pixels.shape)
         gradients = {"base_model": {"kernel": pixels + noise}}
@@ -78,19 +78,47 @@ def cheap(monkeypatch):
         loss = jnp.mean(pixels)
         return state, Losses(loss=loss, loss_aqa=loss, loss_tas=loss, loss_mask=loss)
 
+    shared.step = step
+    return shared
+
+
+@pytest.fixture
+def cheap(monkeypatch, jitted):
+    """Replaces network and evaluation; `cheap.at[step]` is called before that step."""
+    control = types.SimpleNamespace(at={}, loss={})
+
     def watched(state, batch, key):
         number = int(state.step) + 1
         control.at.get(number, lambda: None)()
-        state, losses = step(state, batch, key)
+        state, losses = jitted.step(state, batch, key)
         return state, losses.replace(**control.loss.get(number, {}))
 
     variables = {"params": {"base_model": {"kernel": jnp.zeros(16)}}, "batch_stats": {}}
-    monkeypatch.setattr(loop, "make_step", lambda *_: (watched, optimiser))
+    monkeypatch.setattr(loop, "make_step", lambda *_: (watched, jitted.optimiser))
     monkeypatch.setattr(loop, "compile_step", lambda step, *_: step)
     monkeypatch.setattr(loop, "init_variables", lambda *_: variables)
     evaluation = Evaluation((), METRICS, {})
     monkeypatch.setattr(loop, "evaluate_variables", lambda *_: evaluation)
     return control
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """Where `unbroken` keeps its run from test to test."""
+    return []
+
+
+@pytest.fixture
+def unbroken(config, cheap, jitted, runs, tmp_path_factory):
+    """A run without incident: its last state, the steps that it logged, how often it traced."""
+    if not runs:
+        folder = tmp_path_factory.mktemp("unbroken")
+        jitted.step.clear_cache()
+        before = jitted.traces
+        state = jax.device_get(loop.train(config, folder))
+        logged, traces = steps_logged(folder), jitted.traces - before
+        runs.append(types.SimpleNamespace(state=state, logged=logged, traces=traces))
+    return runs[0]
 
 
 def kill():
@@ -114,20 +142,19 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("killed_at", [1, 6, 9])
-def test_a_killed_run_ends_as_an_unbroken_one(config, cheap, tmp_path, killed_at):
-    unbroken = loop.train(config, tmp_path / "unbroken")
-    assert int(unbroken.step) == 9
+def test_a_killed_run_ends_as_an_unbroken_one(config, cheap, unbroken, tmp_path, killed_at):
+    assert int(unbroken.state.step) == 9
 
     cheap.at[killed_at] = kill
     with pytest.raises(Killed):
-        loop.train(config, tmp_path / "killed")
+        loop.train(config, tmp_path)
     del cheap.at[killed_at]
-    with CheckpointStore(tmp_path / "killed") as store:
+    with CheckpointStore(tmp_path) as store:
         done = store.steps()
     assert done == [s for s in (2, 4, 6, 8) if s < killed_at][-2:]
 
-    same(loop.train(config, tmp_path / "killed"), unbroken)
-    assert steps_logged(tmp_path / "killed") == steps_logged(tmp_path / "unbroken")
+    same(loop.train(config, tmp_path), unbroken.state)
+    assert steps_logged(tmp_path) == unbroken.logged == list(range(1, 10))
 
 
 def test_a_kill_while_evaluating_costs_no_training(config, cheap, tmp_path, monkeypatch):
@@ -163,18 +190,16 @@ def test_counts_below_one_are_named_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_step_is_traced_once(config, cheap, tmp_path):
-    loop.train(config, tmp_path)
-    assert cheap.traces == 1
+def test_a_step_is_traced_once(unbroken):
+    assert unbroken.traces == 1
 
 
-def test_another_seed_sees_other_pairs_and_draws_other_dropout(config, cheap, tmp_path):
-    first = loop.train(config, tmp_path / "a")
+def test_another_seed_sees_other_pairs_and_draws_other_dropout(config, unbroken, tmp_path):
     config.seed = 1
-    second = loop.train(config, tmp_path / "b")
-    assert np.abs(
-        first.params["base_model"]["kernel"] - second.params["base_model"]["kernel"]
-    ).max()
+    other = loop.train(config, tmp_path)
+    assert np.any(
+        other.params["base_model"]["kernel"] != unbroken.state.params["base_model"]["kernel"]
+    )
 
 
 def test_a_loss_that_is_not_finite_is_named_and_not_saved(config, cheap, tmp_path):
