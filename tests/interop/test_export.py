@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import stat
 
 import numpy as np
@@ -17,12 +18,19 @@ from finecausal_jax.interop.order import CAUSAL_MODULES, OPTIMIZER_GROUPS
 from finecausal_jax.interop.pytorch import WeightsError, from_pytorch
 
 
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """Where `workdir` keeps from test to test what it copies."""
+    return tmp_path_factory.mktemp("converted")
+
+
 @pytest.fixture
-def workdir(tmp_path, small_state, small_model, write_pth):
+def workdir(tmp_path, converted, small_state, small_model, write_pth):
     """A converted checkpoint of the small network."""
-    path = write_pth(tmp_path / "source.pth", small_state, prefix="module.")
-    conversion.save_converted(convert_file(path, model=small_model), tmp_path / "run")
-    return tmp_path / "run"
+    if not (converted / "run").exists():
+        path = write_pth(converted / "source.pth", small_state, prefix="module.")
+        conversion.save_converted(convert_file(path, model=small_model), converted / "run")
+    return shutil.copytree(converted / "run", tmp_path / "run")
 
 
 def test_pytorch_round_trip(tmp_path, workdir, small_state, small_model, torch):

@@ -4,6 +4,7 @@ The training loop itself, with a step that only counts: no network is compiled.
 """
 
 import pathlib
+import shutil
 import types
 
 import grain
@@ -89,19 +90,28 @@ def begin(monkeypatch, small_model, small_init):
     return run
 
 
+@pytest.fixture(scope="module")
+def conversions(tmp_path_factory):
+    """Where `convert` keeps from test to test what it copies, and by steps what that was."""
+    return tmp_path_factory.mktemp("conversions"), {}
+
+
 @pytest.fixture
-def convert(tmp_path, torch, small_state, small_model, write_pth):
+def convert(tmp_path, conversions, torch, small_state, small_model, write_pth):
     """Converts a `best.pth` into the workdir "run", after some steps of PyTorch's Adam."""
+    folder, done = conversions
 
     def write(steps=0):
-        optimizer = None
-        if steps:
-            _, adam = trained_adam(torch, small_state, OPTIMIZER_GROUPS, steps=steps)
-            optimizer = adam.state_dict()
-        path = write_pth(tmp_path / "best.pth", small_state, optimizer=optimizer)
-        converted = convert_file(path, model=small_model)
-        save_converted(converted, tmp_path / "run")
-        return converted
+        if steps not in done:
+            optimizer = None
+            if steps:
+                _, adam = trained_adam(torch, small_state, OPTIMIZER_GROUPS, steps=steps)
+                optimizer = adam.state_dict()
+            path = write_pth(folder / "best.pth", small_state, optimizer=optimizer)
+            done[steps] = convert_file(path, model=small_model)
+            save_converted(done[steps], folder / str(steps))
+        shutil.copytree(folder / str(steps), tmp_path / "run")
+        return done[steps]
 
     return write
 
@@ -214,11 +224,12 @@ def test_converted_weights_without_moments_begin_a_run(tmp_path, config, begin, 
 
 
 def test_moments_from_behind_the_end_are_an_error(tmp_path, config, begin, convert):
-    convert(steps=5)
-    with pytest.raises(ValueError, match="stands at step 10, config.train.epochs end at 9: raise"):
+    convert(steps=3)
+    config.train.epochs = 1
+    with pytest.raises(ValueError, match="stands at step 6, config.train.epochs end at 3: raise"):
         begin(config, tmp_path / "run")
-    config.train.epochs = 5
-    assert int(begin(config, tmp_path / "run").state.step) == 10
+    config.train.epochs = 3
+    assert int(begin(config, tmp_path / "run").state.step) == 6
 
 
 def test_a_converted_checkpoint_of_another_network_is_refused(
