@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 import pathlib
-import subprocess
+import runpy
 import sys
 
 import numpy as np
@@ -43,15 +44,15 @@ def model():
     return torch_baseline.FineCausal().eval()
 
 
-def test_missing_pytorch_is_explained():
-    code = (
-        "import importlib.util as u; found = u.find_spec;"
-        "u.find_spec = lambda name, *a: None if name == 'torch' else found(name, *a);"
-        "import finecausal_jax.benchmark.torch_baseline"
+def test_missing_pytorch_is_explained(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "torch" else found(name, *a)
     )
-    root = pathlib.Path(__file__).parents[2]
-    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
-    assert "Install it with `pip install torch==2.13.0`" in run.stderr
+    # Told before a module is imported that would need it.
+    monkeypatch.setitem(sys.modules, f"{torch_baseline.__name__}.checkpoint", None)
+    with pytest.raises(ModuleNotFoundError, match="Install it with `pip install torch==2.13.0`"):
+        runpy.run_path(torch_baseline.__file__)
 
 
 class TestTrunk:
