@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -47,6 +48,20 @@ def build(model, variables, settings, sources):
         return bank.build_bank(folder, fingerprint, model, variables, settings, sources, **options)
 
     return build
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Where `built` keeps from test to test what it copies."""
+    return tmp_path_factory.mktemp("finished")
+
+
+@pytest.fixture
+def built(tmp_path, finished, build):
+    """A folder with a finished bank, and nothing else."""
+    if not (finished / "bank").exists():
+        build(finished / "bank")
+    return shutil.copytree(finished / "bank", tmp_path / "bank")
 
 
 @pytest.fixture
@@ -131,14 +146,13 @@ def test_a_build_that_was_stopped_ends_as_an_unbroken_one(
     assert content(tmp_path / "broken") == content(tmp_path / "whole")
 
 
-def test_a_finished_build_does_nothing_again(build, sources, tmp_path):
-    build(tmp_path)
-    before = content(tmp_path)
+def test_a_finished_build_does_nothing_again(build, sources, built):
+    before = content(built)
     sources["train"].read.clear()
     # Another batch size would plan shards of 3; the bank keeps those that it was begun with.
-    assert build(tmp_path, batch_size=3) == 0
+    assert build(built, batch_size=3) == 0
     assert sources["train"].read == []
-    assert content(tmp_path) == before
+    assert content(built) == before
 
 
 def changed_encoder(model, variables, settings, sources):
@@ -204,35 +218,31 @@ def changed_labels(model, variables, settings, sources):
     ],
 )
 def test_a_bank_of_something_else_is_refused(
-    load, build, model, variables, settings, sources, tmp_path, change, field
+    load, built, model, variables, settings, sources, change, field
 ):
-    build(tmp_path)
-    before = content(tmp_path)
+    before = content(built)
     other = change(model, variables, settings, sources)
     match = rf"--overwrite:\n  {field}: the bank has .+, expected [^\n]+$"  # this field alone
     with pytest.raises(ValueError, match=match):
-        load(tmp_path, **other)
+        load(built, **other)
     arguments = {"model": model, "variables": variables, "settings": settings, "sources": sources}
     arguments |= other
     fingerprint = bank.make_fingerprint(**arguments)
     make = {"batch_size": 2, "shard_dives": 2, **QUIET}
     with pytest.raises(ValueError, match=match):
-        bank.build_bank(tmp_path, fingerprint, **arguments, **make)
-    assert content(tmp_path) == before
-    bank.build_bank(tmp_path, fingerprint, **arguments, **make, overwrite=True)
-    assert load(tmp_path, **other).keys() == {
+        bank.build_bank(built, fingerprint, **arguments, **make)
+    assert content(built) == before
+    bank.build_bank(built, fingerprint, **arguments, **make, overwrite=True)
+    assert load(built, **other).keys() == {
         info.key for source in arguments["sources"].values() for info in source.infos
     }
 
 
-def test_what_only_the_comparison_reads_does_not_make_a_bank_stale(
-    build, load, variables, tmp_path
-):
-    build(tmp_path)
+def test_what_only_the_comparison_reads_does_not_make_a_bank_stale(load, variables, built):
     video_encoder = {**variables["params"]["video_encoder"], "inc1": {"scale": np.zeros(2)}}
     regressor = {"bias": np.ones(2, np.float32)}
     params = {**variables["params"], "regressor_delta1": regressor, "video_encoder": video_encoder}
-    load(tmp_path, variables={**variables, "params": params, "weight": jnp.float32(9)})
+    load(built, variables={**variables, "params": params, "weight": jnp.float32(9)})
 
 
 def test_encoders_are_modules_of_the_network():
@@ -251,27 +261,25 @@ def test_encoders_are_modules_of_the_network():
     ],
 )
 def test_how_products_round_belongs_to_a_bank(
-    build, load, monkeypatch, tmp_path, platform, precision, products
+    load, monkeypatch, built, platform, precision, products
 ):
-    build(tmp_path)
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     with jax.default_matmul_precision(precision):
         if products == "float32":
-            assert len(load(tmp_path)) == 12
+            assert len(load(built)) == 12
         else:
             match = f"\n  products: the bank has 'float32', expected '{products}'$"
             with pytest.raises(ValueError, match=match):
-                load(tmp_path)
+                load(built)
 
 
-def test_only_the_splits_that_were_asked_for_are_read(build, load, sources, tmp_path):
+def test_only_the_splits_that_were_asked_for_are_read(load, sources, built):
     """Nothing would say whether the others fit."""
-    build(tmp_path)
-    (tmp_path / "train-00003.npz").unlink()  # and they need not be finished
+    (built / "train-00003.npz").unlink()  # and they need not be finished
     test = {"test": sources["test"]}
-    assert set(load(tmp_path, sources=test)) == {info.key for info in test["test"].infos}
+    assert set(load(built, sources=test)) == {info.key for info in test["test"].infos}
     with pytest.raises(ValueError, match="not finished: 1 of 7 shards"):
-        load(tmp_path)
+        load(built)
 
 
 def test_a_build_that_was_killed_at_once_goes_on(build, tmp_path):
@@ -300,28 +308,26 @@ def test_every_setting_of_the_network_is_known_to_matter_or_not():
     assert fields - comparison == set(bank.ENCODER_SETTINGS)
 
 
-def test_a_truncated_shard_is_named_and_mended_by_deleting_it(build, load, tmp_path):
-    build(tmp_path)
-    before = content(tmp_path)
-    shard = tmp_path / "train-00001.npz"
+def test_a_truncated_shard_is_named_and_mended_by_deleting_it(build, load, built):
+    before = content(built)
+    shard = built / "train-00001.npz"
     os.truncate(shard, 200)
     with pytest.raises(ValueError, match=r"train-00001\.npz cannot be read.*delete it and run"):
-        load(tmp_path)
+        load(built)
     shard.unlink()
-    assert build(tmp_path) == 2
-    assert content(tmp_path) == before
+    assert build(built) == 2
+    assert content(built) == before
 
 
-def test_a_changed_byte_in_a_shard_is_found(build, load, tmp_path):
-    build(tmp_path)
-    shard = tmp_path / "train-00001.npz"
+def test_a_changed_byte_in_a_shard_is_found(load, built):
+    shard = built / "train-00001.npz"
     data = bytearray(shard.read_bytes())
     with np.load(shard) as arrays:
         place = data.find(arrays["frame_feature"].tobytes())
     data[place] ^= 1
     shard.write_bytes(data)
     with pytest.raises(ValueError, match=r"train-00001\.npz cannot be read.*CRC"):
-        load(tmp_path)
+        load(built)
 
 
 def test_a_folder_that_is_no_bank_is_left_alone(build, load, tmp_path):
