@@ -34,9 +34,9 @@ Files written before are whole: by the same command, `train` and `bank` go on fr
 LESS_MEMORY = """\
 there was too little memory. It takes less with a smaller --config.train.batch_size, or
 --config.evaluate.video_batch and --config.evaluate.pair_batch; with --config.model.dtype=bfloat16;
-in training with --config.model.remat=blocks. `launch.py compile` looks for the largest batch that
-fits a device. Files written before are whole: a training goes on in its --workdir with another
-remat; with another batch or dtype it needs a new one."""
+in training on a GPU or TPU with --config.model.remat=blocks. `launch.py compile` looks for the
+largest batch that fits a device. Files written before are whole: a training goes on in its
+--workdir with another remat; with another batch or dtype it needs a new one."""
 HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 

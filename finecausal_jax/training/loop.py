@@ -207,7 +207,8 @@ def compile_step(
         jax.devices()[0],
         f"a training step of {pairs} pairs",
         "it takes less with a smaller --config.train.batch_size, --config.model.dtype=bfloat16 or "
-        "--config.model.remat=blocks; `launch.py compile` looks for the largest batch",
+        "(on a GPU or TPU) --config.model.remat=blocks; `launch.py compile` looks for the largest "
+        "batch",
     )
     return compiled
 
