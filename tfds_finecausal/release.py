@@ -50,12 +50,14 @@ class ReleaseDive:
       frames: its frame files, in the order of `info.frame_numbers`.
       masks: its mask files, same names in the same order.
       num_bytes: size of all of them together.
+      images_hash: hash of what they hold.
     """
 
     info: DiveInfo
     frames: tuple[pathlib.Path, ...]
     masks: tuple[pathlib.Path, ...]
     num_bytes: int
+    images_hash: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -195,7 +197,7 @@ def check_dive(
         what = f"{len(labels)} frame labels for {len(numbers)} frames"
         problem("Annotations/fine-grained_annotation_aqa.pkl", what)
     names = sorted(frames.keys() & masks.keys(), key=lambda name: frames[name])
-    num_bytes = check_images(root, places, names, problem)
+    num_bytes, images_hash = check_images(root, places, names, problem)
     if problems:
         return None, problems
     info = DiveInfo(
@@ -205,7 +207,7 @@ def check_dive(
         **row,
     )
     paths = {kind: tuple(root / place / name for name in names) for kind, place in places.items()}
-    return ReleaseDive(info, paths[FRAMES], paths[MASKS], num_bytes), problems
+    return ReleaseDive(info, paths[FRAMES], paths[MASKS], num_bytes, images_hash), problems
 
 
 def write_skipped(release: Release, path: str | os.PathLike[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import pathlib
@@ -46,7 +47,7 @@ def list_images(root: pathlib.Path, place: str, problem: Report) -> dict[str, in
 
 def check_images(
     root: pathlib.Path, places: dict[str, str], names: list[str], problem: Report
-) -> int:
+) -> tuple[int, str]:
     """Decodes every frame and mask of a dive and compares their sizes.
 
     Args:
@@ -56,9 +57,10 @@ def check_images(
       problem: takes what is wrong.
 
     Returns:
-      The size of all these files together, bytes.
+      The size of all these files together, bytes, and a hash of what they hold.
     """
     num_bytes = 0
+    digest = hashlib.blake2b(digest_size=16)
     expected: tuple[int, int] | None = None
     for name in names:
         sizes = {}
@@ -68,6 +70,8 @@ def check_images(
             try:
                 data = path.read_bytes()
                 num_bytes += len(data)
+                digest.update(len(data).to_bytes(8, "little"))
+                digest.update(data)
                 size, mode = _decode(data)
             except Exception as error:  # broken files make Pillow raise nearly anything
                 problem(f"{place}/{name}", f"does not decode ({str(error) or 'broken'})")
@@ -84,7 +88,7 @@ def check_images(
             what = f"mask of {_size(mask)}, its frame has {_size(frame)}"
             problem(f"{places[MASKS]}/{name}", what)
         expected = expected or frame
-    return num_bytes
+    return num_bytes, digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -273,7 +273,7 @@ def test_shards_follow_tfds(small_release):
     dives = read_release(small_release).splits["train"]
     # 150 MiB are two shards of TFDS's at least 64 MiB.
     heavy = [types.SimpleNamespace(num_bytes=150 * 2**20 // len(dives)) for _ in dives]
-    shards = finediving_hm_dataset_builder._shards(tuple(heavy), None, [""] * len(heavy))
+    shards = finediving_hm_dataset_builder._shards(tuple(heavy), None)
     spans = [shard.args[1:3] for shard in shards]
     assert len(spans) >= 2 and spans[0][0] == 0 and spans[-1][1] == len(dives)
     assert [end for _, end in spans[:-1]] == [start for start, _ in spans[1:]]

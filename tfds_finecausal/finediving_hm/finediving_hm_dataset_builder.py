@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,9 +38,9 @@ class Builder(tfds.core.ShardBasedBuilder):
 
     Records keep the order of the split pickles. The table of all dives without their pixels goes
     into the data set's metadata under `dives`, and a hash of each dive's image files under
-    `images`, both by split. A `ShardBasedBuilder` because it writes
-    record by record: TFDS's shuffling builders spill more than 1 GB through TensorFlow's file
-    system, and the real release has several.
+    `images`, both by split. A `ShardBasedBuilder` because it writes record by record: TFDS's
+    shuffling builders spill more than 1 GB through TensorFlow's file system, and the real release
+    has several.
 
     Attributes:
       skip_bad: leave dives with problems out and list them in `skipped.json` of the data set,
@@ -122,13 +121,7 @@ class Builder(tfds.core.ShardBasedBuilder):
         dives = [dive for split in release.splits.values() for dive in split]
         bar = tqdm.tqdm(total=len(dives), desc="build", unit="dive", disable=not self.progress)
         resize = self.resize if self.builder_config.name == RESIZED else None
-        # Written with the rest of the metadata, which TFDS does when all records are there.
-        hashes = {name: [""] * len(split) for name, split in release.splits.items()}
-        self.info.metadata[IMAGES_KEY] = hashes
-        return {
-            name: _shards(split, bar, hashes[name], resize)
-            for name, split in release.splits.items()
-        }
+        return {name: _shards(split, bar, resize) for name, split in release.splits.items()}
 
     def _write_metadata(self, release: Release) -> None:
         if release.skipped:
@@ -136,39 +129,33 @@ class Builder(tfds.core.ShardBasedBuilder):
         self.info.metadata[TABLE_KEY] = {
             name: [dive.info.to_json() for dive in split] for name, split in release.splits.items()
         }
+        self.info.metadata[IMAGES_KEY] = {
+            name: [dive.images_hash for dive in split] for name, split in release.splits.items()
+        }
         self.info.metadata[FINGERPRINT_KEY] = self.fingerprint
         if self.builder_config.name == RESIZED:
             self.info.metadata[RESIZE_KEY] = dataclasses.asdict(self.resize)
 
 
 def _shards(
-    dives: tuple[ReleaseDive, ...], bar: tqdm.tqdm, hashes: list[str], resize: Resize | None = None
+    dives: tuple[ReleaseDive, ...], bar: tqdm.tqdm, resize: Resize | None = None
 ) -> list[Shard]:
-    """Returns one generator a shard, as many shards as TFDS takes for that many bytes.
-
-    The generators put each dive's hash into `hashes`.
-    """
+    """Returns one generator a shard, as many shards as TFDS takes for that many bytes."""
     total = sum(resized_bytes(dive, resize) if resize else dive.num_bytes for dive in dives)
     count = shard_utils.ShardConfig().get_number_shards(total, len(dives))
     ends = shard_utils.get_shard_boundaries(len(dives), count)
     starts = [0, *ends[:-1]]
     return [
-        functools.partial(_examples, dives, start, end, bar, hashes, resize)
+        functools.partial(_examples, dives, start, end, bar, resize)
         for start, end in zip(starts, ends, strict=True)
     ]
 
 
 def _examples(
-    dives: tuple[ReleaseDive, ...],
-    start: int,
-    end: int,
-    bar: tqdm.tqdm,
-    hashes: list[str],
-    resize: Resize | None,
+    dives: tuple[ReleaseDive, ...], start: int, end: int, bar: tqdm.tqdm, resize: Resize | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     for row in range(start, end):
         info = dives[row].info
-        hashes[row] = _hash_of_images(dives[row])
         example = info.to_json()
         # Paths, not bytes: TFDS stores a file's bytes as they are, and keeps the examples of a
         # shard until it is complete. For the same reason pixels come when they are asked for.
@@ -177,13 +164,3 @@ def _examples(
             example[kind] = ResizedImages(paths, mode, resize) if resize else list(paths)
         yield row, example
         bar.update()
-
-
-def _hash_of_images(dive: ReleaseDive) -> str:
-    """A hash of the files' bytes, whatever is stored of them."""
-    digest = hashlib.blake2b(digest_size=16)
-    for path in (*dive.frames, *dive.masks):
-        content = path.read_bytes()
-        digest.update(len(content).to_bytes(8, "little"))
-        digest.update(content)
-    return digest.hexdigest()
