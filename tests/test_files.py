@@ -4,7 +4,6 @@ import os
 
 import pytest
 
-from finecausal_jax import provenance
 from finecausal_jax.files import check_folder, keep_earlier
 
 
@@ -46,11 +45,3 @@ def test_earlier_files_get_one_number(tmp_path):
     assert keep_earlier(numbers, plot) == [tmp_path / "b.2.json", tmp_path / "b.2.png"]
     assert (tmp_path / "b.1.json").read_text() == "first"
     assert (tmp_path / "b.1.png").read_text() == "of somebody else"
-
-
-def test_the_code_of_a_result_is_told(monkeypatch, tmp_path):
-    found = provenance.compiled_with()
-    assert found["commit"] is None or len(found["commit"].partition("-")[0]) == 40
-    assert {"XLA_FLAGS", "jax", "jaxlib"} <= found.keys()
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "finecausal_jax" / "provenance.py"))
-    assert provenance.commit() is None  # outside of a checkout

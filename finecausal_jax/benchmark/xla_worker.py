@@ -25,7 +25,7 @@ from finecausal_jax.data.batches import Batches
 from finecausal_jax.evaluation.encoding import compare_batch, encode_batch
 from finecausal_jax.interop.pytorch import from_pytorch
 from finecausal_jax.training import loop, sharding
-from finecausal_jax.training.memory import planned_bytes
+from finecausal_jax.training.memory import planned_memory
 from finecausal_jax.training.state import init_state
 
 _SAMPLE = (slice(None), slice(None, None, 2), slice(None, None, 5)) + (slice(None, None, 8),) * 2
@@ -89,11 +89,10 @@ class _XlaJob:
         traced = function.trace(*arguments)
         compiled = traced.lower().compile()
         self._report["compile_seconds"][name] = time.perf_counter() - start
-        planned = planned_bytes(compiled)
-        if planned is not None:
-            self._planned.append(planned)
-            plan = compiled.memory_analysis()
-            self._report["temporary_bytes"][name] = plan.temp_size_in_bytes
+        planned = planned_memory(compiled)
+        if planned:
+            self._planned.append(planned["total"])
+            self._report["temporary_bytes"][name] = planned["temporaries"]
         flops = plain_flops(traced)
         if flops:
             self._report["flops"][name] = flops

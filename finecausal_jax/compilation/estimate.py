@@ -11,7 +11,8 @@ import jax
 import ml_collections
 
 from finecausal_jax.compilation import hlo, programs
-from finecausal_jax.compilation.hardware import GIB, Topology
+from finecausal_jax.compilation.hardware import Topology
+from finecausal_jax.training.memory import GIB, planned_memory
 
 # Triton's tiles are chosen by timing them; guessed, they fail to compile for some small products.
 # Command buffers would hide the kernels that `hlo.bytes_accessed` counts.
@@ -96,7 +97,7 @@ def estimate(
             raise
         refused, memory = True, used_memory(str(error))
     else:
-        memory = _memory(compiled.memory_analysis())
+        memory = planned_memory(compiled)
         text = compiled.as_text()
         links = tuple(hlo.collectives(text))
         if chip.platform == "tpu":
@@ -233,13 +234,3 @@ def _predict(result: Estimate, each: int) -> int:
 
 def _power_of_two(number: int) -> int:
     return 2 ** int(math.log2(max(1, number)))
-
-
-def _memory(stats: Any) -> dict[str, int]:
-    memory = {
-        "arguments": stats.argument_size_in_bytes,
-        "outputs": stats.output_size_in_bytes - stats.alias_size_in_bytes,
-        "temporaries": stats.temp_size_in_bytes,
-        "code": stats.generated_code_size_in_bytes,
-    }
-    return {**memory, "total": sum(memory.values())}

@@ -13,9 +13,8 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh
 
+from finecausal_jax.training.memory import GIB
 from finecausal_jax.training.sharding import DATA_AXIS
-
-GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,9 @@ from rich.table import Table
 
 from finecausal_jax import settings
 from finecausal_jax.compilation.estimate import Estimate, Search
-from finecausal_jax.compilation.hardware import GIB, Topology
+from finecausal_jax.compilation.hardware import Topology
 from finecausal_jax.files import write_atomically
+from finecausal_jax.training.memory import GIB
 
 _WIDTH = 140  # columns where the output is no terminal
 
@@ -85,8 +86,8 @@ def earlier_estimates(
       made_with: from `provenance.compiled_with`.
 
     Returns:
-      The file's estimates. None where it is not there, or was made with other code, which may be:
-      uncommitted changes look all the same.
+      The file's estimates; an empty list where it is not there, or was made with other code, as it
+      may have been where changes are not committed, which look all the same.
 
     Raises:
       ValueError: the file holds results of another config, whose differences are listed, or

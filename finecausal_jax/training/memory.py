@@ -7,20 +7,27 @@ import os
 import pathlib
 from typing import Any
 
+GIB = 2**30
 _CONTAINER = pathlib.Path("/sys/fs/cgroup/memory.max")  # Linux: bytes, or "max"
-_GIB = 2**30
 
 
-def planned_bytes(compiled: Any) -> int | None:
-    """Bytes a device of a program's arguments, results and temporary arrays, by XLA's plan.
+def planned_memory(compiled: Any) -> dict[str, int]:
+    """Bytes that a compiled program takes of each device, by XLA's plan.
 
-    None where XLA does not tell. A result that takes an argument's place counts once.
+    Returns:
+      "arguments", "outputs" (without those that take an argument's place), "temporaries", "code"
+      and "total"; empty where XLA does not tell.
     """
     plan = compiled.memory_analysis()
     if plan is None:
-        return None
-    results = plan.output_size_in_bytes - plan.alias_size_in_bytes
-    return plan.argument_size_in_bytes + results + plan.temp_size_in_bytes
+        return {}
+    memory = {
+        "arguments": plan.argument_size_in_bytes,
+        "outputs": plan.output_size_in_bytes - plan.alias_size_in_bytes,
+        "temporaries": plan.temp_size_in_bytes,
+        "code": plan.generated_code_size_in_bytes,
+    }
+    return {**memory, "total": sum(memory.values())}
 
 
 def machine_bytes() -> int | None:
@@ -51,9 +58,9 @@ def check_fits(compiled: Any, device: Any, what: str, mend: str) -> None:
       what: what it does, for the error.
       mend: what takes less.
     """
-    needed, there = planned_bytes(compiled), device_bytes(device)
+    needed, there = planned_memory(compiled).get("total"), device_bytes(device)
     if needed is not None and there is not None and needed > there:
         raise ValueError(
-            f"{what} takes {needed / _GIB:.1f} GiB of memory by XLA's plan, {device.device_kind} "
-            f"has {there / _GIB:.1f}: {mend}"
+            f"{what} takes {needed / GIB:.1f} GiB of memory by XLA's plan, {device.device_kind} "
+            f"has {there / GIB:.1f}: {mend}"
         )

@@ -270,7 +270,7 @@ def test_a_search_goes_on_from_what_was_compiled(tmp_path, monkeypatch, capsys):
         compiles=2,
         workdir=tmp_path,
     )
-    (file,) = (report.file_name(hardware.parse_topology("v5e:1x1"), "train", flags.config, 0),)
+    file = report.file_name(hardware.parse_topology("v5e:1x1"), "train", flags.config, 0)
     assert compile_command.run(flags) == 0
     first = list(compiled)
     assert len(first) == 2 and "the search was cut short" in capsys.readouterr().out
