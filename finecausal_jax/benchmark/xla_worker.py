@@ -250,11 +250,11 @@ def _first_device(device: str) -> jax.Device:
     """The device that is timed; raises RuntimeError, with what to install, where there is none."""
     try:
         return jax.devices()[0]
-    except RuntimeError as error:
+    except sharding.NO_DEVICE as error:
         extra = {"gpu": "cuda12", "tpu": "tpu"}.get(device)
         mend = f"; install JAX for it with pip install -e '.[{extra}]'" if extra else ""
         raise RuntimeError(
-            f"--device={device}: JAX finds no such device{mend}; it says: {error}"
+            f"--device={device}: JAX finds no such device{mend}; it says: {str(error) or 'nothing'}"
         ) from error
 
 

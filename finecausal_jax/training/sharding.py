@@ -7,6 +7,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 DATA_AXIS = "data"
+# What JAX raises where there is no device of the kind that it was told to use; the latter, without
+# a word, where not even its plugin is installed.
+NO_DEVICE = (RuntimeError, AssertionError)
 
 
 def make_mesh() -> Mesh:
@@ -19,7 +22,7 @@ def make_mesh() -> Mesh:
     """
     try:
         devices = jax.device_count()
-    except (RuntimeError, AssertionError) as error:  # the latter where its plugin is not installed
+    except NO_DEVICE as error:
         raise ValueError(
             f"JAX finds no device for JAX_PLATFORMS={jax.config.jax_platforms or ''}: leave it "
             "unset for whatever there is, or set it to cpu; a GPU needs its driver and pip install "

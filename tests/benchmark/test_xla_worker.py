@@ -119,12 +119,16 @@ def test_an_evaluation_is_checked_with_whole_products(make_job, monkeypatch, dev
     assert set(job.operations()) == {"encode_batch", "compare", "new_dive"}
 
 
-def test_a_device_that_is_not_there_says_what_to_install(make_job, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(RuntimeError("Unknown backend cuda"), "Unknown backend"), (AssertionError(), "nothing")],
+)
+def test_a_device_that_is_not_there_says_what_to_install(make_job, monkeypatch, error, said):
     def devices():
-        raise RuntimeError("Unknown backend cuda")
+        raise error
 
     monkeypatch.setattr(xla_worker.jax, "devices", devices)
-    message = r"--device=gpu: JAX finds no such device.*'\.\[cuda12\]'; it says: Unknown backend"
+    message = rf"--device=gpu: JAX finds no such device.*'\.\[cuda12\]'; it says: {said}"
     with pytest.raises(RuntimeError, match=message):
         make_job("forward", "gpu")
 
