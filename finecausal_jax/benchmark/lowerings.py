@@ -107,14 +107,6 @@ def comparisons() -> list[Comparison]:
         factor = scale * lax.rsqrt(root**2 + NORM_EPSILON)
         return jax.nn.relu(conv(x, kernel * _spread(factor)) + _spread(bias - mean * factor))
 
-    frames, two, edge = (96, 28, 28, 128), (2, 2), ((1, 1), (1, 1))
-
-    def plain_strided(x: Any, kernel: Any) -> Any:
-        return _direct(x, kernel, two, edge)
-
-    def strided(x: Any, kernel: Any) -> Any:
-        return convolve(x, kernel, two, edge)
-
     small = (3, 3, 3, 64, 192)
     middle = (3, 3, 3, 128, 192)
     out = (*early[:4], 192)
@@ -145,12 +137,6 @@ def comparisons() -> list[Comparison]:
             by_kernel(plain_conv),
             by_kernel(conv),
             (middle, mixed, mixed_out),
-        ),
-        Comparison(
-            "gradient by the kernel, strided 3x3 at 28 x 28: patches / direct",
-            by_kernel(plain_strided),
-            by_kernel(strided),
-            ((3, 3, 128, 256), frames, (*frames[:1], 14, 14, 256)),
         ),
         Comparison(
             "BatchNorm folded into the kernel / after it",
@@ -253,8 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _direct(x: Any, kernel: Any, stride: Sequence[int], padding: Any) -> Any:
-    space = "DHW"[-len(stride) :]
-    numbers = (f"N{space}C", f"{space}IO", f"N{space}C")
+    numbers = ("NDHWC", "DHWIO", "NDHWC")
     return lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=numbers)
 
 

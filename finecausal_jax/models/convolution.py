@@ -6,11 +6,9 @@ GPUs and TPUs get one direct convolution. XLA's CPU backend is uneven, so there
   few images at a time (`winograd`), and so do both of its gradients;
 - a stem's pixels are first gathered by space-to-depth, since 3 input channels starve the kernels,
   and its temporal taps become channels too, a few clips at a time;
-- any other 3-D convolution is a sum over its temporal taps of 2-D convolutions, and so is the
-  gradient of its input;
-- the gradient of a kernel is a product with gathered patches for strided images and for upsampling,
-  and that of a direct 3-D convolution for wide ones: the 2-D one, whose window is as large as the
-  image, is several times slower;
+- any other 3-D convolution is a sum over its temporal taps of 2-D convolutions, and so are its
+  gradients, but the kernel's in upsampling, which is a product with gathered patches: windows as
+  large as the image are up to a hundred times slower where few channels become many;
 - padding is left to the convolution: one that pads nothing runs on a slower path.
 
 The choice is made while lowering (`jax.lax.platform_dependent`), so one jitted function serves
@@ -37,8 +35,6 @@ from finecausal_jax.models import winograd
 from finecausal_jax.models.chunks import CHUNK_BYTES, largest_chunk, map_chunks, scan_chunks
 
 Padding = Sequence[tuple[int, int]]
-# Input times output channels from which a kernel's gradient is fastest in 3-D on a CPU.
-WIDE = 1024
 
 
 class Rectified(NamedTuple):
@@ -261,11 +257,11 @@ def _convolve_backward(
 
             total, of_x = scan_chunks(add, jnp.zeros_like(kernel), _chunk(x), x, gradient)
             return of_x, total
-        if winograd.suits(x, kernel, stride):
+        if winograd.suits(x, kernel, stride) or not _widens(kernel, stride, 16):
             return direct(_at_once, x, kernel, gradient)
         # The map is linear in either argument: nothing reads the outputs, so XLA leaves them out.
         _, of_x = jax.vjp(lambda x: _at_once(x, kernel, stride, padding), x)
-        _, of_kernel = jax.vjp(lambda k: _for_kernel(x, k, stride, padding), kernel)
+        _, of_kernel = jax.vjp(lambda k: _product_of_patches(x, k, stride, padding), kernel)
         return *of_x(gradient), *of_kernel(gradient)
 
     return lax.platform_dependent(
@@ -487,23 +483,6 @@ def _at_once(x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Pa
     if _widens(kernel, stride, 1):
         return _product_of_patches(x, kernel, stride, padding)
     return _sum_of_planar(x, kernel, stride, padding)
-
-
-def _for_kernel(
-    x: jax.Array, kernel: jax.Array, stride: Sequence[int], padding: Padding
-) -> jax.Array:
-    """The same, in the form whose gradient by the kernel is fast."""
-    x, kernel, stride, padding = _prepared(x, kernel, stride, padding)
-    if winograd.suits(x, kernel, stride):
-        return winograd.convolve(x, kernel, padding)
-    if _widens(kernel, stride, 16):
-        return _product_of_patches(x, kernel, stride, padding)
-    *_, i, o = kernel.shape
-    if kernel.ndim < 4 or i * o < WIDE:
-        return _at_once(x, kernel, stride, padding)
-    if kernel.ndim == 4:
-        return _product_of_patches(x, kernel, stride, padding)
-    return _direct(x, kernel, stride, padding)
 
 
 def _sum_of_planar(
