@@ -94,6 +94,8 @@ def serve(make_job: Callable[[Task], Job]) -> None:
                 answer({"error": "asked to run before prepare"})
             elif request["op"] == "run":
                 operation = job.operations()[request["name"]]
+                # While a process waits, the kernel may make huge pages of the pieces of its heap.
+                give_memory_back(task)
                 # Untimed: after a pause a run pays for memory that other workers used meanwhile,
                 # and no user waits for others between runs.
                 operation()

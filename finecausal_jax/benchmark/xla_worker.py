@@ -87,15 +87,18 @@ class _XlaJob:
         """Compiles for the arguments' shapes; notes how long it took, FLOPs and memory of a run."""
         start = time.perf_counter()
         traced = function.trace(*arguments)
+        seconds = time.perf_counter() - start
+        # Before compiling, which takes up again what this leaves of the heap.
+        flops = plain_flops(traced)
+        if flops:
+            self._report["flops"][name] = flops
+        start = time.perf_counter()
         compiled = traced.lower().compile()
-        self._report["compile_seconds"][name] = time.perf_counter() - start
+        self._report["compile_seconds"][name] = seconds + time.perf_counter() - start
         planned = planned_memory(compiled)
         if planned:
             self._planned.append(planned["total"])
             self._report["temporary_bytes"][name] = planned["temporaries"]
-        flops = plain_flops(traced)
-        if flops:
-            self._report["flops"][name] = flops
         jax.clear_caches()  # as `loop.compile_step` does
         return compiled
 

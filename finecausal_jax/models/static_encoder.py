@@ -71,9 +71,11 @@ class ResNet34(nn.Module):
             name="conv1",
         )
         norm = BatchNorm(stem.features, dtype=self.dtype, name="bn1")
-        x = conv_norm_relu(stem, norm, frames, train=train, runs=runs).value  # [n, 56, 56, 64]
-        # Zeros or minus infinity in the padding: the same after a ReLU.
-        x = max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # [n, 28, 28, 64]
+        x = conv_norm_relu(stem, norm, frames, train=train, runs=runs)  # [n, 56, 56, 64]
+        # The maximum before the ReLU, which has a quarter of the values then. Zeros or minus
+        # infinity in the padding: the same after a ReLU.
+        pad = ((1, 1), (1, 1))
+        x = max_pool(x.normalised, (3, 3), (2, 2), pad, rectified=True)  # [n, 28, 28, 64]
         for layer, (blocks, features) in enumerate(zip(BLOCKS, WIDTHS, strict=True), start=1):
             for block in range(blocks):
                 step = 2 if block == 0 and layer > 1 else 1
