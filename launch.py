@@ -18,7 +18,8 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-COMMANDS = pathlib.Path(__file__).parent / "finecausal_jax" / "commands"
+ROOT = pathlib.Path(__file__).parent
+PACKAGES = ("finecausal_jax.commands", "benchmarks.commands")
 # What XLA's CPU backend is told: to leave YNNPACK only sums, and not products and convolutions too,
 # since its own kernels (Eigen's) are faster at the batched ones of this network; and to order the
 # work for memory, not for operations beside each other, which each take all cores anyway.
@@ -42,14 +43,14 @@ HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 def main(argv: Sequence[str]) -> int:
     """Picks the command, parses its flags and hands over; returns the exit code."""
-    names = [path.stem for path in sorted(COMMANDS.glob("[a-z]*.py"))]
-    if len(argv) < 2 or argv[1] not in names:
+    found = _commands()
+    if len(argv) < 2 or argv[1] not in found:
         asked = len(argv) > 1 and argv[1] not in ("-h", "--help", "help")
         if asked:
             print(f"launch.py: no command {argv[1]!r}", file=sys.stderr)
-        print(__doc__ + "\nCommands:\n" + "\n".join(_summary(name) for name in names))
+        print(__doc__ + "\nCommands:\n" + "\n".join(_summary(*one) for one in found.items()))
         return 2 if asked or len(argv) < 2 else 0
-    command = importlib.import_module(f"finecausal_jax.commands.{argv[1]}")
+    command = importlib.import_module(found[argv[1]])
     if command.NEEDS_CONFIG:
         config_flags.DEFINE_config_file("config", None, "Config file, such as configs/demo.py.")
         flags.mark_flag_as_required("config")
@@ -87,7 +88,7 @@ def _refuse(problem: str) -> NoReturn:
 
 
 def _run(command, rest: Sequence[str]) -> int:
-    from finecausal_jax import files
+    from finecausal_jax.runtime import files
 
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # libraries tell their every step at INFO
@@ -117,8 +118,18 @@ def _advice(error: Exception) -> str:
     return FAILED if of_jax else ""
 
 
-def _summary(name: str) -> str:
-    doc = ast.get_docstring(ast.parse((COMMANDS / f"{name}.py").read_text())) or ""
+def _commands() -> dict[str, str]:
+    """Name of each command and the module that it is."""
+    return {
+        path.stem: f"{package}.{path.stem}"
+        for package in PACKAGES
+        for path in sorted((ROOT / package.replace(".", "/")).glob("[a-z]*.py"))
+    }
+
+
+def _summary(name: str, module: str) -> str:
+    source = (ROOT / module.replace(".", "/")).with_suffix(".py").read_text()
+    doc = ast.get_docstring(ast.parse(source)) or ""
     return f"  {name:10} {doc.splitlines()[0]}"
 
 

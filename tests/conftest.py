@@ -15,7 +15,7 @@ REFERENCE = pathlib.Path(__file__).parent / "reference"
 
 
 @pytest.fixture(scope="session")
-def reference_folder() -> pathlib.Path:
+def reference() -> pathlib.Path:
     """The recorded reference: seeded.py, manifest.json and cases/."""
     return REFERENCE
 

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+import itertools
 import os
 import pathlib
 import re
@@ -20,10 +21,12 @@ import launch as launcher
 from configs import demo, finediving_hm
 from finecausal_jax import FineCausal, settings
 from finecausal_jax.commands import train
-from finecausal_jax.training import compilation_cache, loop
+from finecausal_jax.runtime import compilation_cache
+from finecausal_jax.training import loop
 from tfds_finecausal import rendered_plan
 
 ROOT = pathlib.Path(__file__).parents[1]
+ROOMS = ("finecausal_jax", "benchmarks")
 
 
 def launch(*arguments):
@@ -84,7 +87,7 @@ def test_a_config_file_that_does_not_exist_is_named():
 def test_importing_starts_no_device_and_no_other_framework():
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for path in (ROOT / "finecausal_jax").rglob("*.py")
+        for path in itertools.chain(*((ROOT / room).rglob("*.py") for room in ROOMS))
         if "torch_baseline" not in path.parts and path.stem != "__init__"
     ]
     code = (
@@ -115,7 +118,7 @@ def test_full_size_config_is_the_default_model():
 
 def test_every_config_key_is_read_somewhere():
     words = set()
-    for path in (ROOT / "finecausal_jax").rglob("*.py"):
+    for path in itertools.chain(*((ROOT / room).rglob("*.py") for room in ROOMS)):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute):
                 words.add(node.attr)

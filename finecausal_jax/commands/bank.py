@@ -29,9 +29,10 @@ def define_flags() -> None:
 def run(flags: Any) -> int:
     """Makes the bank, or what is missing of it; returns the exit code."""
     from finecausal_jax import settings
-    from finecausal_jax.evaluation import bank
-    from finecausal_jax.training import loop, sharding
-    from finecausal_jax.training.compilation_cache import use_compilation_cache
+    from finecausal_jax.runtime import layout
+    from finecausal_jax.runtime.compilation_cache import use_compilation_cache
+    from finecausal_jax.scoring import bank
+    from finecausal_jax.training import loop
 
     if not flags.workdir:
         raise ValueError("bank needs --workdir=DIR, the folder of a run")
@@ -40,8 +41,8 @@ def run(flags: Any) -> int:
     config, workdir = flags.config, pathlib.Path(flags.workdir)
     folder = pathlib.Path(flags.output or workdir / "bank")
     use_compilation_cache(config.train.compilation_cache, workdir)
-    mesh = sharding.make_mesh()
-    sharding.check_batch_size("config.evaluate.video_batch", config.evaluate.video_batch, mesh)
+    mesh = layout.make_mesh()
+    layout.check_batch_size("config.evaluate.video_batch", config.evaluate.video_batch, mesh)
     sources = {split: settings.open_dives(config, split) for split in flags.split}
     model = settings.make_model(config)
     sizes = settings.make_preprocessing(config)
@@ -55,7 +56,7 @@ def run(flags: Any) -> int:
         sources,
         batch_size=config.evaluate.video_batch,
         workers=config.data.workers,
-        sharding=sharding.over_data(mesh),
+        sharding=layout.over_data(mesh),
         overwrite=flags.overwrite,
     )
     dives = sum(len(source) for source in sources.values())

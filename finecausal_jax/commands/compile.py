@@ -39,8 +39,8 @@ def run(flags: Any) -> int:
     from finecausal_jax.compilation import hardware
 
     hardware.prepare_environment()
-    from finecausal_jax import files, provenance
     from finecausal_jax.compilation import estimate, programs, report
+    from finecausal_jax.runtime import files, provenance
 
     unknown = set(flags.programs) - set(programs.PROGRAMS)
     if unknown or not flags.programs:

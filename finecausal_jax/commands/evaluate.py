@@ -33,15 +33,16 @@ def define_flags() -> None:
 def run(flags: Any) -> int:
     """Evaluates; returns the exit code."""
     from finecausal_jax import settings
-    from finecausal_jax.evaluation import bank, report
-    from finecausal_jax.training import loop, sharding
-    from finecausal_jax.training.compilation_cache import use_compilation_cache
+    from finecausal_jax.runtime import layout
+    from finecausal_jax.runtime.compilation_cache import use_compilation_cache
+    from finecausal_jax.scoring import bank, report
+    from finecausal_jax.training import loop
 
     if not flags.workdir:
         raise ValueError("evaluate needs --workdir=DIR, the folder of a run")
     config, folder = flags.config, pathlib.Path(flags.workdir)
     use_compilation_cache(config.train.compilation_cache, folder)
-    mesh = sharding.make_mesh()
+    mesh = layout.make_mesh()
     model = settings.make_model(config)
     step, variables = loop.load_network(config, model, folder, flags.checkpoint, mesh)
     test, train = (settings.open_dives(config, split) for split in ("test", "train"))

@@ -18,7 +18,7 @@ def define_flags() -> None:
 
 def run(flags: Any) -> int:
     """Trains; returns the exit code."""
-    from finecausal_jax.training.compilation_cache import use_compilation_cache
+    from finecausal_jax.runtime.compilation_cache import use_compilation_cache
     from finecausal_jax.training.loop import train
 
     if not flags.workdir:

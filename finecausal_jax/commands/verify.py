@@ -43,7 +43,7 @@ def run(flags: Any) -> int:
         return _compare(flags.checkpoint, flags.against)
     if not flags.reference:
         raise ValueError("verify needs --reference=DIR, or --checkpoint=A and --against=B")
-    from finecausal_jax.interop.parity import verify
+    from finecausal_jax.verification.verify import verify
 
     checks = verify(flags.reference, flags.cases, only_misses=flags.only_misses)
     missed = [check for check in checks if not check.passed]

@@ -12,7 +12,7 @@ import ml_collections
 
 from finecausal_jax.compilation import hlo, programs
 from finecausal_jax.compilation.hardware import Topology
-from finecausal_jax.training.memory import GIB, planned_memory
+from finecausal_jax.runtime.memory import GIB, planned_memory
 
 # Triton's tiles are chosen by timing them; guessed, they fail to compile for some small products.
 # Command buffers would hide the kernels that `hlo.bytes_accessed` counts.

@@ -13,8 +13,8 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh
 
-from finecausal_jax.training.memory import GIB
-from finecausal_jax.training.sharding import DATA_AXIS
+from finecausal_jax.runtime.layout import DATA_AXIS
+from finecausal_jax.runtime.memory import GIB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +174,7 @@ def prepare_environment() -> None:
 
 
 def make_mesh(topology: Topology) -> Mesh:
-    """A mesh of stand-ins along one axis, as `sharding.make_mesh` makes it of real devices.
+    """A mesh of stand-ins along one axis, as `layout.make_mesh` makes it of real devices.
 
     Raises:
       ValueError: the compiler for the platform is not installed.

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import ml_collections
 
 from finecausal_jax import settings
-from finecausal_jax.evaluation.encoding import compare_batch, encode_batch
-from finecausal_jax.training import loop, sharding
-from finecausal_jax.training.state import init_state, init_variables
+from finecausal_jax.models.initial_values import init_variables
+from finecausal_jax.runtime import layout
+from finecausal_jax.scoring.encoding import compare_batch, encode_batch
+from finecausal_jax.training import loop
+from finecausal_jax.training.state import init_state
 
 PROGRAMS = ("train", "score")
 # Only the period of the learning rate depends on it.
@@ -37,7 +39,7 @@ def lower(
     Raises:
       ValueError: the devices cannot share the batch, or the config is wrong.
     """
-    sharding.check_batch_size("batch_size", batch_size, mesh)
+    layout.check_batch_size("batch_size", batch_size, mesh)
     model = settings.make_model(config)
     variables = jax.eval_shape(
         lambda: init_variables(model, config.data.frame_size, jax.random.key(0))
@@ -49,7 +51,7 @@ def lower(
         key = jax.eval_shape(lambda: jax.random.key(0))
         return step.lower(state, {"query": videos, "exemplar": videos}, key)
 
-    whole, split = sharding.replicated(mesh), sharding.over_data(mesh)
+    whole, split = layout.replicated(mesh), layout.over_data(mesh)
     score = functools.partial(score_pairs, model)
     jitted = jax.jit(score, in_shardings=(whole, split, split), out_shardings=split)
     side = {name: videos[name] for name in ("frames", "mask")}

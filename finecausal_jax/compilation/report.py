@@ -12,8 +12,8 @@ from rich.table import Table
 from finecausal_jax import settings
 from finecausal_jax.compilation.estimate import Estimate, Search
 from finecausal_jax.compilation.hardware import Topology
-from finecausal_jax.files import write_atomically
-from finecausal_jax.training.memory import GIB
+from finecausal_jax.runtime.files import write_atomically
+from finecausal_jax.runtime.memory import GIB
 
 _WIDTH = 140  # columns where the output is no terminal
 

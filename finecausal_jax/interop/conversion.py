@@ -23,8 +23,8 @@ from finecausal_jax.interop.expected import (
 from finecausal_jax.interop.order import CAUSAL_MODULES, MODULES
 from finecausal_jax.interop.pytorch import Conversion, State, WeightsError, convert_state
 from finecausal_jax.models.finecausal import FineCausal
-from finecausal_jax.training.checkpoints import ADAM, VARIABLES
-from finecausal_jax.training.state import init_variables
+from finecausal_jax.models.initial_values import init_variables
+from finecausal_jax.runtime.checkpoints import ADAM, VARIABLES
 
 
 @dataclasses.dataclass

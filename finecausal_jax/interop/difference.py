@@ -13,7 +13,7 @@ from finecausal_jax.interop import names, workdirs
 from finecausal_jax.interop.checkpoint_files import read_weights
 from finecausal_jax.interop.conversion import flattened
 from finecausal_jax.interop.pytorch import State, WeightsError, rename_to_pytorch
-from finecausal_jax.training.checkpoints import VARIABLES
+from finecausal_jax.runtime.checkpoints import VARIABLES
 
 
 @dataclasses.dataclass(frozen=True)

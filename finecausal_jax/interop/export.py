@@ -12,7 +12,6 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from finecausal_jax.files import write_atomically
 from finecausal_jax.interop import workdirs
 from finecausal_jax.interop.adam import adam_to_pytorch, find_moments
 from finecausal_jax.interop.checkpoint_files import CONFIG_FORMAT, PROGRESS, read_config_beside
@@ -21,7 +20,8 @@ from finecausal_jax.interop.expected import expected_tensors, flat_leaves, full_
 from finecausal_jax.interop.order import CAUSAL_MODULES, OPTIMIZER_GROUPS
 from finecausal_jax.interop.pytorch import State, WeightsError, to_pytorch
 from finecausal_jax.models.finecausal import FineCausal
-from finecausal_jax.training.checkpoints import ADAM, FOLDER, OPTIMISER, VARIABLES
+from finecausal_jax.runtime.checkpoints import ADAM, FOLDER, OPTIMISER, VARIABLES
+from finecausal_jax.runtime.files import write_atomically
 
 # What the reference starts with, where neither a converted file nor the run's metrics tell.
 _NO_PROGRESS = {"epoch": 0, "epoch_best_aqa": 0, "rho_best": 0, "L2_min": 1000, "RL2_min": 1000}

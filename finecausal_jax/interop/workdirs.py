@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from finecausal_jax.training.checkpoints import FOLDER, CheckpointStore
+from finecausal_jax.runtime.checkpoints import FOLDER, CheckpointStore
 
 UNUSED = "unused"  # beside training's items: tensors that only the reference holds
 ORIGIN_FILE = "conversion.json"

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from finecausal_jax.models.convolution import Rectified, join_rectified, max_pool
+from finecausal_jax.lowering.convolution import Rectified, join_rectified, max_pool
 from finecausal_jax.models.layers import BatchNorm, Conv, conv_norm_relu, run_block
 
 # Channels of each mixed block's units: b0, b1a, b1b, b2a, b2b, b3.

@@ -6,12 +6,14 @@ seconds for a five-dimensional one), which would make a minutes-long start of a 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters import partial_eval
 
 Initializer = Callable[..., jax.Array]
 
@@ -53,6 +55,40 @@ def bilinear_upsampling(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.f
     plane = tent(height)[:, None] * tent(width)[None, :]  # [h, w]
     kernel = plane[None, :, :, None, None] * np.eye(channels)[None, None, None]
     return jnp.asarray(np.broadcast_to(kernel, tuple(shape)), dtype)
+
+
+def init_variables(
+    model: Any, frame_size: int, key: jax.Array, wanted: Collection[str] | None = None
+) -> dict[str, Any]:
+    """Initial parameters and statistics, the values that `model.init` gives.
+
+    Initialisation is traced as a whole and cut down to the draws: `model.init` would compute a
+    forward pass, and compiling that or all draws as one program takes minutes on a CPU. One by one
+    they share a few kernels.
+
+    Args:
+      model: a `FineCausal`.
+      frame_size: height and width of its frames, pixels.
+      key: fixes every random value.
+      wanted: names of leaves, "collection/path/..."; None means all of them.
+
+    Returns:
+      {"params", "batch_stats"}, nested dicts of float32 arrays; the wanted leaves only.
+    """
+    shape = (1, model.frames, frame_size, frame_size, 3)
+    video = jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    def init(key: jax.Array, video: Any) -> Any:
+        return model.init(key, video, video)
+
+    traced, shapes = jax.make_jaxpr(init, return_shape=True)(key, video)
+    paths = [tuple(entry.key for entry in path) for path, _ in jax.tree.leaves_with_path(shapes)]
+    chosen = [wanted is None or "/".join(path) in wanted for path in paths]
+    needed, uses = partial_eval.dce_jaxpr(traced.jaxpr, chosen)
+    arguments = [value for value, used in zip((key, None), uses, strict=True) if used]
+    values = jax.core.eval_jaxpr(needed, traced.consts, *arguments)
+    kept = (path for path, is_chosen in zip(paths, chosen, strict=True) if is_chosen)
+    return flax.traverse_util.unflatten_dict(dict(zip(kept, values, strict=True)))
 
 
 def _uniform(bound: float) -> Initializer:

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from finecausal_jax.models.convolution import Rectified, convolve
+from finecausal_jax.lowering.batch_norm import normalize_by_batch
+from finecausal_jax.lowering.convolution import Rectified, convolve
 from finecausal_jax.models.initial_values import Initializer, uniform_fan_in
-from finecausal_jax.models.normalization import normalize_by_batch
 
 NORM_EPSILON = 1e-5  # PyTorch's default for BatchNorm and LayerNorm
 

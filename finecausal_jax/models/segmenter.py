@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from finecausal_jax.models.convolution import upsample
+from finecausal_jax.lowering.convolution import upsample
 from finecausal_jax.models.i3d import I3D
 from finecausal_jax.models.initial_values import bilinear_upsampling, normal
 from finecausal_jax.models.layers import Conv, add_bias

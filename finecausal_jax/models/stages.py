@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from finecausal_jax.models.convolution import max_pool
+from finecausal_jax.lowering.convolution import max_pool
 from finecausal_jax.models.layers import MLP, Dense, DoubleConv
 
 

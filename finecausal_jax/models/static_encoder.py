@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from finecausal_jax.models.convolution import Rectified, max_pool
+from finecausal_jax.lowering.convolution import Rectified, max_pool
 from finecausal_jax.models.i3d import scaled
 from finecausal_jax.models.initial_values import he_normal_fan_out
 from finecausal_jax.models.layers import BatchNorm, Conv, DoubleConv, conv_norm_relu, run_block

@@ -20,13 +20,11 @@ from tqdm import tqdm
 from finecausal_jax import settings
 from finecausal_jax.data import pipeline
 from finecausal_jax.data.dives import DiveSource
-from finecausal_jax.evaluation.encoding import Encoding, Key
-from finecausal_jax.evaluation.protocol import Evaluation, evaluate
-from finecausal_jax.files import write_atomically
 from finecausal_jax.interop.conversion import load_trunks, merged
 from finecausal_jax.models.finecausal import FineCausal
-from finecausal_jax.training import sharding
-from finecausal_jax.training.checkpoints import (
+from finecausal_jax.models.initial_values import init_variables
+from finecausal_jax.runtime import layout
+from finecausal_jax.runtime.checkpoints import (
     ADAM,
     OPTIMISER,
     PIPELINE,
@@ -36,11 +34,14 @@ from finecausal_jax.training.checkpoints import (
     load_variables,
     recover,
 )
+from finecausal_jax.runtime.files import write_atomically
+from finecausal_jax.runtime.memory import check_fits
+from finecausal_jax.runtime.metrics_log import MetricsLog
+from finecausal_jax.scoring.encoding import Encoding, Key
+from finecausal_jax.scoring.protocol import Evaluation, evaluate
 from finecausal_jax.training.losses import Losses
-from finecausal_jax.training.memory import check_fits
-from finecausal_jax.training.metrics_log import MetricsLog
 from finecausal_jax.training.optimiser import make_optimiser
-from finecausal_jax.training.state import TrainState, init_state, init_variables
+from finecausal_jax.training.state import TrainState, init_state
 from finecausal_jax.training.steps import train_step
 
 CONFIG_FILE = "config.json"
@@ -68,8 +69,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) ->
     """
     folder = pathlib.Path(workdir)
     settings.check_counts(config)
-    mesh = sharding.make_mesh()
-    sharding.check_batch_size("config.train.batch_size", config.train.batch_size, mesh)
+    mesh = layout.make_mesh()
+    layout.check_batch_size("config.train.batch_size", config.train.batch_size, mesh)
     _check_evaluation_batches(config, mesh)
     source = settings.open_dives(config, "train")
     test_source = settings.open_dives(config, "test")
@@ -80,7 +81,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) ->
     model = settings.make_model(config)
     step_function, optimiser = make_step(config, model, steps_per_epoch, mesh)
     run_key, init_key = jax.random.split(jax.random.key(config.seed))
-    run_key = jax.device_put(run_key, sharding.replicated(mesh))
+    run_key = jax.device_put(run_key, layout.replicated(mesh))
     batches = pipeline.training_batches(
         source,
         settings.make_preprocessing(config),
@@ -129,7 +130,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) ->
         bar = tqdm(total=last_step, initial=first_step, desc="training", unit="step", disable=None)
         try:
             for step in range(first_step + 1, last_step + 1):
-                batch = sharding.place_batch(next(batches), mesh)
+                batch = layout.place_batch(next(batches), mesh)
                 if compiled is None:
                     bar.set_postfix_str("compiling the step")  # minutes at full size
                     compiled = compile_step(step_function, state, batch, run_key)
@@ -160,13 +161,13 @@ def make_step(
       config: for `config.train`.
       model: the network.
       steps_per_epoch: micro-batches an epoch.
-      mesh: from `sharding.make_mesh`.
+      mesh: from `layout.make_mesh`.
 
     Returns:
       A function (state, batch, key) -> (state, losses), and the optimiser.
     """
     optimiser = make_optimiser(settings.make_optimiser_settings(config, steps_per_epoch))
-    whole, split = sharding.replicated(mesh), sharding.over_data(mesh)
+    whole, split = layout.replicated(mesh), layout.over_data(mesh)
     step = functools.partial(
         train_step,
         model=model,
@@ -226,7 +227,7 @@ def evaluate_variables(
 
     Args:
       config, model, variables, test_source, train_source: what to score, and against what.
-      mesh: from `sharding.make_mesh`.
+      mesh: from `layout.make_mesh`.
       encodings: encodings at hand, such as a bank; only the other videos are encoded.
     """
     options = config.evaluate
@@ -245,7 +246,7 @@ def evaluate_variables(
         pair_batch=options.pair_batch,
         workers=config.data.workers,
         encodings=encodings,
-        sharding=sharding.over_data(mesh),
+        sharding=layout.over_data(mesh),
     )
 
 
@@ -264,7 +265,7 @@ def load_network(
     """
     settings.check_counts(config)
     _refuse_other_network(pathlib.Path(workdir), config)
-    whole = sharding.replicated(mesh)
+    whole = layout.replicated(mesh)
     shapes = jax.eval_shape(
         lambda: init_variables(model, config.data.frame_size, jax.random.key(0))
     )
@@ -310,7 +311,7 @@ def _refuse_other_network(folder: pathlib.Path, config: ml_collections.ConfigDic
 
 def _check_evaluation_batches(config: ml_collections.ConfigDict, mesh: Any) -> None:
     for name in ("video_batch", "pair_batch"):
-        sharding.check_batch_size(f"config.evaluate.{name}", config.evaluate[name], mesh)
+        layout.check_batch_size(f"config.evaluate.{name}", config.evaluate[name], mesh)
 
 
 def _lacks_evaluation(
@@ -335,7 +336,7 @@ def _first_state(
     mesh: Any,
 ) -> TrainState:
     """The latest checkpoint's state, with the pipeline moved to its place, or a fresh one."""
-    whole = sharding.replicated(mesh)
+    whole = layout.replicated(mesh)
     if initial is not None:
         return jax.device_put(init_state(initial, optimiser), whole)
 

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from finecausal_jax import provenance
 from finecausal_jax.commands import compile as compile_command
 from finecausal_jax.compilation import estimate, hardware, hlo, programs, report
 from finecausal_jax.data.preprocessing import normalize
 from finecausal_jax.models.finecausal import Features
+from finecausal_jax.runtime import provenance
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -389,7 +389,7 @@ def test_a_small_scorer_compiles(package, topology, tmp_path):
 
 def test_lowering_picks_the_direct_convolution_of_a_missing_platform():
     # Whatever platforms a process has, the one lowered for decides; no compiler is needed.
-    from finecausal_jax.models.convolution import convolve
+    from finecausal_jax.lowering.convolution import convolve
 
     def f(x, kernel):
         return convolve(x, kernel, (1, 1, 1), ((1, 1),) * 3)

@@ -17,12 +17,6 @@ REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
 
 
 @pytest.fixture(scope="session")
-def reference():
-    """Folder of the recorded cases."""
-    return REFERENCE
-
-
-@pytest.fixture(scope="session")
 def seeded():
     """The recorded cases' own maker of weights and inputs."""
     spec = importlib.util.spec_from_file_location("seeded_of_tests", REFERENCE / "seeded.py")

@@ -172,7 +172,7 @@ def test_verify_says_what_is_missing(tmp_path):
 
 
 def test_verify_exits_with_one_on_a_miss(reference, capsys, monkeypatch):
-    from finecausal_jax.interop import checks
+    from finecausal_jax.verification import checks
 
     flags = options(reference=str(reference), cases=["schedule"])
     assert verify.run(flags) == 0

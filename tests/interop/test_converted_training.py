@@ -16,7 +16,7 @@ from finecausal_jax import settings
 from finecausal_jax.interop import export
 from finecausal_jax.interop.order import OPTIMIZER_GROUPS
 from finecausal_jax.interop.pytorch import to_pytorch
-from finecausal_jax.training.state import init_variables
+from finecausal_jax.models.initial_values import init_variables
 from tfds_finecausal.building import build_dataset
 from tfds_finecausal.rendered import render_release
 

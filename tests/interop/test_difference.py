@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from finecausal_jax.interop.difference import differences, read_any
-from finecausal_jax.training.checkpoints import CheckpointStore
+from finecausal_jax.runtime.checkpoints import CheckpointStore
 
 
 def test_differences_are_sorted_and_complete():

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize(("seed", "data_parallel"), [(0, False), (7, True), (2026, True)])
 def test_a_released_file_comes_back_bit_for_bit(tmp_path, seeded, torch, seed, data_parallel):
-    from finecausal_jax.benchmark.torch_baseline.checkpoint import load_checkpoint
-    from finecausal_jax.benchmark.torch_baseline.model import FineCausal
+    from benchmarks.torch_baseline.checkpoint import load_checkpoint
+    from benchmarks.torch_baseline.model import FineCausal
 
     source = tmp_path / "best.pth"
     seeded.save_pth(source, seed, data_parallel)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
+from finecausal_jax.lowering.convolution import Rectified
 from finecausal_jax.models import i3d, static_encoder
-from finecausal_jax.models.convolution import Rectified
 from finecausal_jax.models.finecausal import FineCausal
 from finecausal_jax.models.i3d import I3D, ConvUnit, Mixed
 from finecausal_jax.models.layers import run_block

@@ -5,10 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from finecausal_jax.models import segmenter
+from finecausal_jax.models import initial_values, segmenter
 from finecausal_jax.models.finecausal import FineCausal
 from finecausal_jax.models.segmenter import SIDE_STRIDES, Segmenter
-from finecausal_jax.training import state
 
 
 class Trunk(nn.Module):
@@ -43,7 +42,7 @@ def test_plain_convolutions_start_near_zero_and_their_biases_at_zero(monkeypatch
     wanted = [f"params/segmenter/{name}/{leaf}" for name in layers for leaf in ("kernel", "bias")]
     wanted += ["params/segmenter/fuse/kernel", "params/segmenter/fuse/bias"]
     wanted += [f"params/segmenter/side_prep{level}/kernel" for level in range(1, 5)]
-    found = state.init_variables(Alone(frames=8), 16, jax.random.key(0), wanted)
+    found = initial_values.init_variables(Alone(frames=8), 16, jax.random.key(0), wanted)
     kernels = []
     for name, layer in found["params"]["segmenter"].items():
         kernels.append(np.ravel(layer["kernel"]))

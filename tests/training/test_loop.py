@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from configs import demo
-from finecausal_jax.evaluation.protocol import Evaluation
+from finecausal_jax.runtime.checkpoints import CheckpointStore
+from finecausal_jax.scoring.protocol import Evaluation
 from finecausal_jax.training import loop
-from finecausal_jax.training.checkpoints import CheckpointStore
 from finecausal_jax.training.losses import Losses
 from finecausal_jax.training.optimiser import Optimiser, make_optimiser
 from finecausal_jax.training.schedule import Schedule

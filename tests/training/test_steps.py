@@ -21,8 +21,9 @@ from configs import demo
 from finecausal_jax import settings
 from finecausal_jax.models.finecausal import FineCausal, Outputs
 from finecausal_jax.models.layers import BatchNorm, Dense
-from finecausal_jax.training import loop, schedule, sharding, state, steps
-from finecausal_jax.training.checkpoints import OPTIMISER, VARIABLES, CheckpointStore
+from finecausal_jax.runtime import layout
+from finecausal_jax.runtime.checkpoints import OPTIMISER, VARIABLES, CheckpointStore
+from finecausal_jax.training import loop, schedule, state, steps
 from finecausal_jax.training.optimiser import Optimiser, make_optimiser
 
 STEPS_PER_EPOCH = 4
@@ -260,10 +261,10 @@ def run_steps(mesh, count, config=None):
     config = config or tiny_config()
     model = settings.make_model(config)
     step, optimiser = loop.make_step(config, model, STEPS_PER_EPOCH, mesh)
-    current = jax.device_put(made_state(config, model, optimiser), sharding.replicated(mesh))
+    current = jax.device_put(made_state(config, model, optimiser), layout.replicated(mesh))
     results = []
     for number in range(count):
-        batch = sharding.place_batch(made_batch(config, number), mesh)
+        batch = layout.place_batch(made_batch(config, number), mesh)
         current, losses = step(current, batch, jax.random.key(1))
         results.append(jax.device_get(losses))
     return step, current, results
@@ -274,7 +275,7 @@ def check_devices():
     one = jax.make_mesh(
         (1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1]
     )
-    eight = sharding.make_mesh()
+    eight = layout.make_mesh()
     assert eight.size == 8
     _, state1, losses1 = run_steps(one, 2)
     _, state8, losses8 = run_steps(eight, 2)
@@ -315,7 +316,7 @@ def test_eight_devices_give_what_one_gives():
 
 @pytest.mark.slow
 def test_a_resumed_run_goes_on_bit_for_bit(tmp_path):
-    mesh = sharding.make_mesh()
+    mesh = layout.make_mesh()
     config = tiny_config()
     step, unbroken, losses = run_steps(mesh, 3, config)
     assert int(unbroken.step) == 3
@@ -327,10 +328,10 @@ def test_a_resumed_run_goes_on_bit_for_bit(tmp_path):
             settings.make_model(config),
             loop.make_step(config, settings.make_model(config), STEPS_PER_EPOCH, mesh)[1],
         ),
-        sharding.replicated(mesh),
+        layout.replicated(mesh),
     )
     for number in range(3):
-        batch = sharding.place_batch(made_batch(config, number), mesh)
+        batch = layout.place_batch(made_batch(config, number), mesh)
         current, _ = step(current, batch, jax.random.key(1))
         if number == 0:  # stop between two micro-batches, and start again from the files
             abstract = jax.tree.map(

@@ -1,0 +1,1 @@
+"""The command that times both frameworks; `launch.py` lists it with the package's own."""

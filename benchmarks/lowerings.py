@@ -1,0 +1,264 @@
+"""Times each optimisation of the network against the plain way, both in one process, in turn.
+
+    python -m benchmarks.lowerings [--rounds=5] [--json=FILE]
+
+Every comparison computes the same numbers in two ways, at the sizes of one full-size pair, and is
+refused where they differ by more than rounding. What `docs/performance.md` says was gained comes
+from here.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from finecausal_jax.lowering.batch_norm import normalize_by_batch
+from finecausal_jax.lowering.convolution import convolve, max_pool, upsample
+from finecausal_jax.models.layers import NORM_EPSILON
+
+CLIPS = 18  # two videos of nine windows
+ROUNDING = 2e-4  # of the largest value: float32 sums of up to a million products, reordered
+
+
+class Comparison(NamedTuple):
+    """One computation in two ways; both take `arrays`.
+
+    Attributes:
+      name: what is compared.
+      plain: the straightforward form.
+      ours: what the network uses.
+      arrays: shapes of the arguments, filled with normal random numbers.
+    """
+
+    name: str
+    plain: Callable[..., Any]
+    ours: Callable[..., Any]
+    arrays: tuple[tuple[int, ...], ...]
+
+
+def comparisons() -> list[Comparison]:
+    """All comparisons, in the order of the forward pass."""
+    one, half, same = (1, 1, 1), (2, 2, 2), ((1, 1),) * 3
+    stem_pad = ((2, 3),) * 3
+    clip = (CLIPS, 16, 112, 112, 3)
+    early, mixed = (CLIPS, 8, 28, 28, 64), (CLIPS, 8, 14, 14, 128)
+
+    def plain_conv(x: Any, kernel: Any) -> Any:
+        return _direct(x, kernel, one, same)
+
+    def conv(x: Any, kernel: Any) -> Any:
+        return convolve(x, kernel, one, same)
+
+    def by_kernel(form: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.grad(lambda kernel, x, y: jnp.vdot(form(x, kernel), y))
+
+    def by_input(form: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.grad(lambda x, kernel, y: jnp.vdot(form(x, kernel), y))
+
+    def normalized(x: Any, scale: Any, bias: Any) -> Any:
+        return normalize_by_batch(x, scale, bias, NORM_EPSILON)[0]
+
+    def plain_normalized(x: Any, scale: Any, bias: Any) -> Any:
+        centred = x - jnp.mean(x, axis=0, keepdims=True)
+        var = jnp.mean(jnp.square(centred), axis=0, keepdims=True)
+        return centred * lax.rsqrt(var + NORM_EPSILON) * scale[None] + bias[None]
+
+    def of_norm(form: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.grad(lambda x, scale, bias, y: jnp.vdot(form(x, scale, bias), y))
+
+    def pool(x: Any) -> Any:
+        return max_pool(x, (3, 3, 3), one, same)
+
+    def plain_pool(x: Any) -> Any:
+        x = jnp.pad(x, ((0, 0), *same, (0, 0)))  # with zeros, as the reference pads
+        return lax.reduce_window(x, -np.inf, lax.max, (1, 3, 3, 3, 1), (1,) * 5, "valid")
+
+    def of_pool(form: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.grad(lambda x, y: jnp.vdot(form(x), y))
+
+    stride = (4, 16, 16)
+    coarse, wide = (CLIPS, 4, 7, 7, 16), (8, 32, 32, 16, 16)
+
+    def plain_fusion(x: Any, kernel: Any, fuse: Any) -> Any:
+        return upsample(x, kernel, stride) @ fuse
+
+    def folded_fusion(x: Any, kernel: Any, fuse: Any) -> Any:
+        return upsample(x, jnp.einsum("dhwio,op->dhwip", kernel, fuse), stride)
+
+    def plain_upsample(x: Any, kernel: Any) -> Any:
+        return _transposed(x, kernel, stride)
+
+    def ours_upsample(x: Any, kernel: Any) -> Any:
+        return upsample(x, kernel, stride)
+
+    def normed(x: Any, kernel: Any, scale: Any, bias: Any, mean: Any, root: Any) -> Any:
+        y = (conv(x, kernel) - _spread(mean)) * lax.rsqrt(_spread(root**2) + NORM_EPSILON)
+        return jax.nn.relu(y * _spread(scale) + _spread(bias))
+
+    def folded(x: Any, kernel: Any, scale: Any, bias: Any, mean: Any, root: Any) -> Any:
+        factor = scale * lax.rsqrt(root**2 + NORM_EPSILON)
+        return jax.nn.relu(conv(x, kernel * _spread(factor)) + _spread(bias - mean * factor))
+
+    small = (3, 3, 3, 64, 192)
+    middle = (3, 3, 3, 128, 192)
+    out = (*early[:4], 192)
+    mixed_out = (*mixed[:4], 192)
+    return [
+        Comparison(
+            "stem: space-to-depth and Winograd / direct",
+            lambda x, kernel: _direct(x, kernel, half, stem_pad),
+            lambda x, kernel: convolve(x, kernel, half, stem_pad),
+            (clip, (7, 7, 7, 3, 64)),
+        ),
+        Comparison("3x3x3 at 28 x 28: Winograd / direct", plain_conv, conv, (early, small)),
+        Comparison("3x3x3 at 14 x 14: Winograd / direct", plain_conv, conv, (mixed, middle)),
+        Comparison(
+            "gradient by the input, 28 x 28: Winograd / direct",
+            by_input(plain_conv),
+            by_input(conv),
+            (early, small, out),
+        ),
+        Comparison(
+            "gradient by the kernel, 28 x 28: Winograd / direct",
+            by_kernel(plain_conv),
+            by_kernel(conv),
+            (small, early, out),
+        ),
+        Comparison(
+            "gradient by the kernel, 14 x 14: Winograd / direct",
+            by_kernel(plain_conv),
+            by_kernel(conv),
+            (middle, mixed, mixed_out),
+        ),
+        Comparison(
+            "BatchNorm folded into the kernel / after it",
+            normed,
+            folded,
+            (early, small, *[(192,)] * 4),
+        ),
+        Comparison(
+            "gradient of BatchNorm by batch statistics: two sums / autodiff",
+            of_norm(plain_normalized),
+            of_norm(normalized),
+            ((CLIPS * 8 * 56 * 56, 64), (64,), (64,), (CLIPS * 8 * 56 * 56, 64)),
+        ),
+        Comparison("max pool 3x3x3 along axes / reduce_window", plain_pool, pool, (mixed,)),
+        Comparison(
+            "gradient of the pool: dense / select-and-scatter",
+            of_pool(plain_pool),
+            of_pool(pool),
+            (mixed, mixed),
+        ),
+        Comparison(
+            "upsampling 4 x 16 x 16: 2 taps and depth-to-space / transposed convolution",
+            plain_upsample,
+            ours_upsample,
+            (coarse, (8, 32, 32, 16, 1)),
+        ),
+        Comparison(
+            "fusion folded into upsampling / after it",
+            plain_fusion,
+            folded_fusion,
+            (coarse, wide, (16, 1)),
+        ),
+        Comparison(
+            "gradient of upsampling: 2 taps / transposed convolution",
+            by_kernel(plain_upsample),
+            by_kernel(ours_upsample),
+            ((8, 32, 32, 16, 1), coarse, (CLIPS, 16, 112, 112, 1)),
+        ),
+    ]
+
+
+def measure(comparison: Comparison, rounds: int) -> dict[str, Any]:
+    """Times both forms in turn.
+
+    Args:
+      comparison: what to time.
+      rounds: timed runs of each, after one that compiles.
+
+    Returns:
+      {"name", "plain_seconds", "ours_seconds", "ratio", "error"}; medians, plain over ours, and the
+      largest difference relative to the largest value.
+
+    Raises:
+      ValueError: the two forms disagree.
+    """
+    random = np.random.default_rng(0)
+    arrays = [jnp.asarray(random.standard_normal(s), jnp.float32) for s in comparison.arrays]
+    forms = [jax.jit(comparison.plain), jax.jit(comparison.ours)]
+    first, second = (jax.block_until_ready(form(*arrays)) for form in forms)
+    error = float(jnp.max(jnp.abs(first - second)) / jnp.max(jnp.abs(first)))
+    if not error <= ROUNDING:
+        raise ValueError(
+            f"{comparison.name}: the two forms differ by {error:.1e} of the largest value, more "
+            f"than rounding ({ROUNDING:.0e}); a gain on a wrong result is none"
+        )
+    times: list[list[float]] = [[], []]
+    for _ in range(rounds):
+        for form, seconds in zip(forms, times, strict=True):
+            start = time.perf_counter()
+            jax.block_until_ready(form(*arrays))
+            seconds.append(time.perf_counter() - start)
+    plain, ours = (statistics.median(seconds) for seconds in times)
+    return {
+        "name": comparison.name,
+        "plain_seconds": plain,
+        "ours_seconds": ours,
+        "ratio": plain / ours,
+        "error": error,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints a line a comparison, and writes them as JSON where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each form")
+    parser.add_argument("--json", type=pathlib.Path, help="file for the results")
+    options = parser.parse_args(arguments)
+    print(f"{'plain s':>8} {'ours s':>8} {'gain':>6}  what ({jax.devices()[0].device_kind})")
+    results = []
+    for comparison in comparisons():
+        result = measure(comparison, options.rounds)
+        results.append(result)
+        print(
+            f"{result['plain_seconds']:8.3f} {result['ours_seconds']:8.3f} "
+            f"{result['ratio']:5.1f}x  {result['name']}",
+            flush=True,
+        )
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def _direct(x: Any, kernel: Any, stride: Sequence[int], padding: Any) -> Any:
+    numbers = ("NDHWC", "DHWIO", "NDHWC")
+    return lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=numbers)
+
+
+def _transposed(x: Any, kernel: Any, stride: Sequence[int]) -> Any:
+    """The transposed convolution as frameworks lower it: zeros between the inputs."""
+    padding = [(2 * s - 1 - s // 2,) * 2 for s in stride]
+    return lax.conv_general_dilated(
+        x,
+        kernel[::-1, ::-1, ::-1],
+        (1, 1, 1),
+        padding,
+        lhs_dilation=tuple(stride),
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+    )
+
+
+def _spread(values: Any) -> Any:
+    return jnp.expand_dims(values, range(4))
+
+
+if __name__ == "__main__":
+    main()

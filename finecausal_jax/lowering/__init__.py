@@ -1,0 +1,1 @@
+"""How convolutions, pools and normalisations are computed on each platform."""

@@ -1,0 +1,1 @@
+"""What a run stands on: hosts, devices, files, checkpoints, memory, the environment."""

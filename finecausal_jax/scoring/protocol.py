@@ -1,0 +1,293 @@
+"""The test protocol: every query against several exemplars, each video encoded once.
+
+The reference runs the whole network once a pair, so with 10 exemplars it encodes a query 10 times.
+The encoders see one video at a time, so here each video passes them once, and pairs are compared
+from the stored features (`encoding`). The result is the same.
+
+Work can be split by queries: `score_dives` of any rows gives the rows' results, and `summarize` of
+all results together gives the metrics. Encodings made elsewhere, such as stored features of the
+training dives, are passed in as `encodings` and not made again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from finecausal_jax.data import exemplars as exemplar_choice
+from finecausal_jax.data import pipeline, preprocessing
+from finecausal_jax.data.dives import DiveInfo
+from finecausal_jax.scoring import baselines as baseline_predictors
+from finecausal_jax.scoring import encoding as encoder
+from finecausal_jax.scoring import metrics
+from finecausal_jax.scoring.encoding import Comparison, Encoding, Key
+from finecausal_jax.scoring.metrics import MaskCounts
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DiveScore:
+    """The result of one query; `k` is its number of exemplars.
+
+    Attributes:
+      key: (competition, index) of the query.
+      dive_number: its dive number.
+      difficulty: its degree of difficulty.
+      score: its true score, points.
+      exemplars: keys of the exemplars.
+      exemplar_completeness: float64 [k], points.
+      deltas: float64 [k], predicted completeness of the query less that of the exemplar, points.
+      stage_deltas: float64 [k, 3], shares of forward, twist and entry in `deltas`; they add up.
+      transitions: int64 [k, 2], predicted transitions of the query (they depend on the exemplar).
+      true_transitions: int64 [2], labelled ones.
+      tious: float64 [k], temporal IoU of the two.
+      counts: pixel counts of both videos' masks, over all pairs.
+    """
+
+    key: Key
+    dive_number: str
+    difficulty: float
+    score: float
+    exemplars: tuple[Key, ...]
+    exemplar_completeness: Float[np.ndarray, " k"]
+    deltas: Float[np.ndarray, " k"]
+    stage_deltas: Float[np.ndarray, "k 3"]
+    transitions: np.ndarray
+    true_transitions: np.ndarray
+    tious: Float[np.ndarray, " k"]
+    counts: MaskCounts
+
+    @property
+    def completeness(self) -> float:
+        """True score over difficulty, points."""
+        return self.score / self.difficulty
+
+    @property
+    def predicted_completeness(self) -> float:
+        """Mean over the exemplars of delta plus the exemplar's completeness, points."""
+        return float(np.mean(self.deltas + self.exemplar_completeness))
+
+    @property
+    def predicted_score(self) -> float:
+        """Predicted completeness times difficulty, points."""
+        return self.predicted_completeness * self.difficulty
+
+    @property
+    def tiou(self) -> float:
+        """Mean over the exemplars."""
+        return float(np.mean(self.tious))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Results of a split.
+
+    Attributes:
+      dives: one result a query, in the order of the test split's rows.
+      metrics: name -> value, see `summarize`.
+      baselines: predictor that sees no pixel -> `metrics.score_metrics` of it.
+    """
+
+    dives: tuple[DiveScore, ...]
+    metrics: dict[str, float]
+    baselines: dict[str, dict[str, float]]
+
+
+def evaluate(
+    model: Any,
+    variables: Any,
+    test_source: pipeline.Dives,
+    train_source: pipeline.Dives,
+    settings: preprocessing.Preprocessing,
+    *,
+    rows: Sequence[int] | None = None,
+    **options: Any,
+) -> Evaluation:
+    """Scores a test split and its baselines.
+
+    Args:
+      model: a `FineCausal`, or anything with its `apply` and `window_stride`, hashable.
+      variables: {"params": ..., "batch_stats": ...}.
+      test_source: the dives to score.
+      train_source: the dives to compare them with.
+      settings: sizes of a video; they must be the model's.
+      rows: rows of `test_source` to score; None for all.
+      **options: keyword arguments of `score_dives`.
+
+    Returns:
+      One result a dive, the metrics over them and those of the baselines over the same dives.
+
+    Raises:
+      ValueError: as `score_dives`.
+    """
+    dives = score_dives(model, variables, test_source, train_source, settings, rows=rows, **options)
+    infos = test_source.infos if rows is None else [test_source.infos[row] for row in rows]
+    return Evaluation(
+        dives=tuple(dives),
+        metrics=summarize(dives),
+        baselines=baseline_predictors.evaluate(infos, train_source.infos),
+    )
+
+
+def score_dives(
+    model: Any,
+    variables: Any,
+    test_source: pipeline.Dives,
+    train_source: pipeline.Dives,
+    settings: preprocessing.Preprocessing,
+    *,
+    rows: Sequence[int] | None = None,
+    exemplars: int = 10,
+    seed: int = 0,
+    video_batch: int = 4,
+    pair_batch: int = 16,
+    workers: int = 0,
+    mask_threshold: float = metrics.LOGIT_THRESHOLD,
+    encodings: Mapping[Key, Encoding] | None = None,
+    sharding: jax.sharding.Sharding | None = None,
+    progress: bool = True,
+) -> list[DiveScore]:
+    """Compares every query with its exemplars.
+
+    Args:
+      model, variables, test_source, train_source, settings, rows: as for `evaluate`.
+      exemplars: exemplars a query; fewer where its dive number has fewer training dives.
+      seed: seed of their choice.
+      video_batch: videos encoded at once.
+      pair_batch: pairs compared at once. A model whose `graph_scope` is "batch" is given one pair
+        at a time, as in the reference: its pairs would see each other.
+      workers: processes that decode videos; 0 uses a thread of this process.
+      mask_threshold: logit from which a pixel counts as foreground.
+      encodings: encodings at hand, by key; only the other videos are decoded and encoded.
+      sharding: how batches are laid out on devices, such as `NamedSharding(mesh, P("data"))`; its
+        number of shards must divide both batch sizes. None leaves them to the default device.
+      progress: show progress bars where standard error is a terminal.
+
+    Returns:
+      One result a row, in the order of `rows`.
+
+    Raises:
+      ValueError: there is nothing to score, a query has no exemplar, a dive cannot be decoded, or
+        a prediction is not finite; the text names the dive.
+    """
+    rows = range(len(test_source.infos)) if rows is None else rows
+    queries = [test_source.infos[row] for row in rows]
+    if not queries:
+        raise ValueError("there are no dives to evaluate: the split or the list of rows is empty")
+    train = train_source.infos
+    chosen = [
+        exemplar_choice.evaluation_exemplars(query, train, count=exemplars, seed=seed)
+        for query in queries
+    ]
+    known = dict(encodings or {})
+    encode = functools.partial(
+        encoder.encode_videos,
+        model,
+        variables,
+        settings=settings,
+        batch_size=video_batch,
+        workers=workers,
+        mask_threshold=mask_threshold,
+        sharding=sharding,
+        progress=progress,
+    )
+    missing = [row for row, query in zip(rows, queries, strict=True) if query.key not in known]
+    known |= encode(test_source, rows=missing, label="queries")
+    needed = sorted({int(row) for picked in chosen for row in picked})
+    missing = [row for row in needed if train[row].key not in known]
+    known |= encode(train_source, rows=missing, label="exemplars")
+
+    pairs = [
+        (query.key, train[row].key)
+        for query, picked in zip(queries, chosen, strict=True)
+        for row in picked
+    ]
+    if getattr(model, "graph_scope", "pair") == "batch":
+        pair_batch, sharding = 1, None  # one pair cannot be spread over devices
+    compared = encoder.compare_pairs(
+        model,
+        variables,
+        known,
+        pairs,
+        batch_size=pair_batch,
+        sharding=sharding,
+        progress=progress,
+    )
+    results, first = [], 0
+    for query, picked in zip(queries, chosen, strict=True):
+        share = slice(first, first + len(picked))
+        part = jax.tree.map(lambda values, share=share: values[share], compared)
+        results.append(_dive_score(query, [train[row] for row in picked], part, known))
+        first += len(picked)
+    return results
+
+
+def summarize(dives: Sequence[DiveScore]) -> dict[str, float]:
+    """Returns the metrics over all results given.
+
+    Args:
+      dives: results, in any order, of one or several calls of `score_dives`.
+
+    Returns:
+      `spearman`, `r_l2_x100` and `execution_spearman` (see `metrics.score_metrics`); `tiou_50` and
+      `tiou_75`, the shares of queries whose mean temporal IoU reaches 0.5 and 0.75; the
+      `mask_*` of `metrics.mask_metrics`, over both videos of every pair, so that a video counts as
+      often as it is compared; `loss_aqa`, the mean over pairs of the squared error of delta (the
+      query's direction only); `dives` and `pairs`, how many there were.
+    """
+    tious = np.array([dive.tiou for dive in dives])
+    # delta - (completeness of the query - completeness of the exemplar), pair by pair
+    errors = [dive.deltas - (dive.completeness - dive.exemplar_completeness) for dive in dives]
+    return {
+        **metrics.score_metrics(
+            [dive.predicted_completeness for dive in dives],
+            [dive.score for dive in dives],
+            [dive.difficulty for dive in dives],
+        ),
+        "tiou_50": float(np.mean(tious >= 0.5)),
+        "tiou_75": float(np.mean(tious >= 0.75)),
+        **metrics.mask_metrics(metrics.add_counts(dive.counts for dive in dives)),
+        "loss_aqa": float(np.mean(np.concatenate(errors) ** 2)),
+        "dives": len(dives),
+        "pairs": sum(len(dive.deltas) for dive in dives),
+    }
+
+
+def _dive_score(
+    query: DiveInfo,
+    exemplars: Sequence[DiveInfo],
+    compared: Comparison,
+    encodings: Mapping[Key, Encoding],
+) -> DiveScore:
+    """Gathers a query's result from its pairs."""
+    keys = tuple(exemplar.key for exemplar in exemplars)
+    if not np.isfinite(compared.delta).all():
+        wrong = [keys[i] for i in np.flatnonzero(~np.isfinite(compared.delta))]
+        raise ValueError(
+            f"the prediction for dive {query.key} is not finite, compared with {len(wrong)} of its "
+            f"{len(keys)} exemplars, the first being {wrong[0]}: check the weights, a diverged "
+            "training run leaves such behind"
+        )
+    true = encodings[query.key].transitions.astype(np.int64)
+    transitions = compared.transitions.astype(np.int64)
+    return DiveScore(
+        key=query.key,
+        dive_number=query.dive_number,
+        difficulty=query.difficulty,
+        score=query.score,
+        exemplars=keys,
+        exemplar_completeness=np.array([one.completeness for one in exemplars], np.float64),
+        deltas=compared.delta.astype(np.float64),
+        stage_deltas=compared.stage_delta.astype(np.float64),
+        transitions=transitions,
+        true_transitions=true,
+        tious=metrics.temporal_iou(transitions, true[None, :]),
+        counts=metrics.add_counts(
+            encodings[one].counts for key in keys for one in (query.key, key)
+        ),
+    )

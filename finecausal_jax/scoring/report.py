@@ -1,0 +1,282 @@
+"""An evaluation for people and programs: a terminal table, a JSON file and a scatter plot.
+
+Every form says what data was scored, because results on made data mean nothing next to the paper's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from finecausal_jax.models.finecausal import STAGES
+from finecausal_jax.runtime.files import write_atomically
+from finecausal_jax.scoring.protocol import DiveScore, Evaluation
+
+# Row titles of `baselines.PREDICTORS`.
+_BASELINE_TITLES = {
+    "difficulty_only": "difficulty alone",
+    "dive_number_mean": "mean of the dive number",
+    "competition_mean": "mean of the competition",
+}
+_LARGEST_ERRORS = 5  # dives in the second table: enough to look at, short enough to read
+
+
+def print_table(evaluation: Evaluation, *, data_name: str, console: Console | None = None) -> None:
+    """Prints the metrics beside the baselines', then the dives with the largest errors.
+
+    Args:
+      evaluation: the results.
+      data_name: what was scored, such as "rendered data".
+      console: where to print; None is standard output.
+    """
+    (console or Console()).print(_tables(evaluation, data_name))
+
+
+def to_json(evaluation: Evaluation, *, data_name: str, step: int | None = None) -> dict[str, Any]:
+    """Returns everything but features in plain Python values; what is not a number becomes None.
+
+    Args:
+      evaluation: the results.
+      data_name: what was scored.
+      step: of the checkpoint whose network scored it, where there is one.
+
+    Returns:
+      {"data": str, "step": int or None, "metrics": {name: number}, "baselines": {predictor: {name:
+      number}}, "dives": [one object a query]}. Scores, completeness and deltas are points,
+      transitions frames.
+    """
+    return _plain(
+        {
+            "data": data_name,
+            "step": step,
+            "metrics": evaluation.metrics,
+            "baselines": evaluation.baselines,
+            "dives": [_dive_json(dive) for dive in evaluation.dives],
+        }
+    )
+
+
+def write_json(
+    evaluation: Evaluation,
+    path: str | os.PathLike[str],
+    *,
+    data_name: str,
+    step: int | None = None,
+) -> pathlib.Path:
+    """Writes `to_json` to `path`, whole or not at all, and returns the path."""
+    plain = to_json(evaluation, data_name=data_name, step=step)
+    text = json.dumps(plain, indent=1, allow_nan=False)
+    return write_atomically(path, lambda temporary: temporary.write_text(text + "\n"))
+
+
+def write_scatter(
+    evaluation: Evaluation, path: str | os.PathLike[str], *, data_name: str
+) -> pathlib.Path:
+    """Draws predicted over true score, and the same over difficulty, as a PNG of 1500 x 780.
+
+    Colour is difficulty: it orders the left plot by itself and must not order the right one.
+
+    Args:
+      evaluation: the results.
+      path: where the PNG goes; it appears whole or not at all.
+      data_name: what was scored; the caption says it.
+
+    Returns:
+      `path`.
+    """
+    dives = evaluation.dives
+    difficulty = np.array([dive.difficulty for dive in dives])
+    figure = Figure(figsize=(10, 5.2), dpi=150, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)  # bound to this figure alone: no window, no global state
+    left, right = figure.subplots(1, 2)
+    _scatter(
+        left,
+        [dive.score for dive in dives],
+        [dive.predicted_score for dive in dives],
+        difficulty,
+        title=f"Score: Spearman {_number(evaluation.metrics['spearman'])}",
+        note=_baseline_note(evaluation, "spearman"),
+        unit="score (points)",
+    )
+    points = _scatter(
+        right,
+        [dive.completeness for dive in dives],
+        [dive.predicted_completeness for dive in dives],
+        difficulty,
+        title=f"Execution: Spearman {_number(evaluation.metrics['execution_spearman'])}",
+        note=_baseline_note(evaluation, "execution_spearman"),
+        unit="score / difficulty (points)",
+    )
+    bar = figure.colorbar(points, ax=[left, right], shrink=0.85, pad=0.02, label="difficulty")
+    bar.outline.set_visible(False)
+    bar.solids.set_alpha(1)  # the points' transparency would stripe the bar
+    figure.suptitle(
+        f"{_capital(data_name)}: {evaluation.metrics['dives']} dives, "
+        f"{evaluation.metrics['pairs']} comparisons with an exemplar",
+        fontsize=11,
+        color="0.3",
+    )
+    return write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+
+
+def _tables(evaluation: Evaluation, data_name: str) -> RenderableType:
+    values = evaluation.metrics
+    scores = Table(box=box.SIMPLE_HEAD, title=f"Scores ({data_name})", title_justify="left")
+    scores.add_column("predictor")
+    for heading in ("Spearman", "execution Spearman", "R-l2 x100"):
+        scores.add_column(heading, justify="right")
+    names = ("spearman", "execution_spearman", "r_l2_x100")
+    scores.add_row("FineCausal", *(_number(values[name]) for name in names), style="bold")
+    for baseline, numbers in evaluation.baselines.items():
+        title = _BASELINE_TITLES.get(baseline, baseline)
+        scores.add_row(title, *(_number(numbers[name]) for name in names), style="dim")
+
+    parts = Table(box=box.SIMPLE_HEAD, title="Stages and masks", title_justify="left")
+    columns = {
+        "tIoU 0.5": "tiou_50",
+        "tIoU 0.75": "tiou_75",
+        "mask IoU": "mask_iou",
+        "F1": "mask_f1",
+        "F2": "mask_f2",
+        "accuracy": "mask_accuracy",
+        "recall": "mask_recall",
+    }
+    for heading in columns:
+        parts.add_column(heading, justify="right")
+    parts.add_row(*(_number(values[name]) for name in columns.values()))
+
+    worst = sorted(evaluation.dives, key=_error, reverse=True)[:_LARGEST_ERRORS]
+    errors = Table(
+        box=box.SIMPLE_HEAD, title="Largest errors", title_justify="left", padding=(0, 1, 0, 0)
+    )
+    for heading in ("dive", "diff.", "true", "predicted", *STAGES):
+        errors.add_column(heading, justify="right", min_width=max(len(heading), 5))
+    errors.add_column("which", no_wrap=True, overflow="ellipsis")
+    for dive in worst:
+        stages = np.mean(dive.stage_deltas, axis=0)
+        errors.add_row(
+            dive.dive_number,
+            f"{dive.difficulty:.1f}",
+            f"{dive.score:.2f}",
+            f"{dive.predicted_score:.2f}",
+            *(f"{stage:+.2f}" for stage in stages),
+            # The index first: a narrow terminal cuts the end. As Text: names may hold brackets,
+            # which are markup otherwise.
+            Text(f"{dive.key[1]} of {dive.key[0]}"),
+        )
+    note = Text(
+        "forward, twist, entry: how each stage moved the prediction off the exemplars' mean, "
+        "points before difficulty",
+        style="dim",
+    )
+    return Group(scores, parts, errors, note)
+
+
+def _scatter(
+    axes: Any,
+    truth: list[float],
+    prediction: list[float],
+    difficulty: np.ndarray,
+    *,
+    title: str,
+    note: str,
+    unit: str,
+) -> Any:
+    """Draws one panel with equal axes; returns the points."""
+    low, high = min(*truth, *prediction), max(*truth, *prediction)
+    margin = 0.04 * (high - low) or 1.0
+    limits = (low - margin, high + margin)
+    axes.plot(limits, limits, color="0.75", linewidth=1, zorder=1)
+    points = axes.scatter(
+        truth,
+        prediction,
+        c=difficulty,
+        cmap="viridis",
+        s=22,
+        alpha=0.85,
+        edgecolors="white",
+        linewidths=0.4,
+        zorder=2,
+    )
+    axes.set(xlim=limits, ylim=limits, aspect="equal")
+    axes.set_xlabel(f"true {unit}")
+    axes.set_ylabel(f"predicted {unit}")
+    axes.set_title(title, fontsize=13, fontweight="bold", loc="left")
+    axes.text(
+        0.03, 0.97, note, transform=axes.transAxes, ha="left", va="top", fontsize=8.5, color="0.35"
+    )
+    axes.grid(color="0.93", linewidth=0.8, zorder=0)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return points
+
+
+def _baseline_note(evaluation: Evaluation, name: str) -> str:
+    lines = [
+        f"{_BASELINE_TITLES.get(baseline, baseline)}: {_number(values[name])}"
+        for baseline, values in evaluation.baselines.items()
+        if not math.isnan(values[name])
+    ]
+    return "\n".join(["without a look at the video", *lines]) if lines else ""
+
+
+def _dive_json(dive: DiveScore) -> dict[str, Any]:
+    return {
+        "competition": dive.key[0],
+        "index": dive.key[1],
+        "dive_number": dive.dive_number,
+        "difficulty": dive.difficulty,
+        "score": dive.score,
+        "predicted_score": dive.predicted_score,
+        "completeness": dive.completeness,
+        "predicted_completeness": dive.predicted_completeness,
+        "stage_deltas": dict(zip(STAGES, np.mean(dive.stage_deltas, axis=0), strict=True)),
+        "tiou": dive.tiou,
+        "transitions": dive.true_transitions,
+        "exemplars": [
+            {
+                "competition": key[0],
+                "index": key[1],
+                "completeness": dive.exemplar_completeness[i],
+                "delta": dive.deltas[i],
+                "predicted_transitions": dive.transitions[i],
+            }
+            for i, key in enumerate(dive.exemplars)
+        ],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Returns plain Python values; JSON has no nan, so it becomes None."""
+    if isinstance(value, dict):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _error(dive: DiveScore) -> float:
+    return abs(dive.predicted_score - dive.score)
+
+
+def _number(value: float) -> str:
+    return "none" if math.isnan(value) else f"{value:.4f}"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,1 @@
+"""The recorded reference cases, held against the port."""
