@@ -17,28 +17,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import grain
 import numpy as np
 
 from finecausal_jax.data import exemplars, preprocessing, seeding
 from finecausal_jax.data.batches import Batches
-from finecausal_jax.data.dives import Dive, DiveInfo, ResizedDive
+from finecausal_jax.data.dives import Dive
 from finecausal_jax.data.preprocessing import Preprocessing, Video
+from finecausal_jax.data.sources import Dives
 
 # Grain's `repeat()` without a number overflows `len` after `batch`. Its shuffle has this many
 # different epochs.
 _ENDLESS = 2**32
-
-
-@runtime_checkable
-class Dives(Protocol):
-    """What the pipeline needs of a data source; `dives.DiveSource` is the usual one."""
-
-    infos: tuple[DiveInfo, ...]
-
-    def __getitem__(self, row: int) -> Dive | ResizedDive: ...
 
 
 def training_batches(
@@ -195,9 +187,7 @@ class _LoadVideos(grain.transforms.Map):
         return batch
 
 
-def _load(
-    source: Dives, row: int, prepare: Callable[[Dive | ResizedDive], Video]
-) -> dict[str, Any]:
+def _load(source: Dives, row: int, prepare: Callable[[Dive], Video]) -> dict[str, Any]:
     dive = source[row]
     video = prepare(dive)
     return {

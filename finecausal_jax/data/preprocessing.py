@@ -18,7 +18,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from finecausal_jax.data import sampling
-from finecausal_jax.data.dives import Dive, ResizedDive
+from finecausal_jax.data.dives import Dive
 from finecausal_jax.data.resizing import Resize
 
 # ImageNet's channel means and deviations, which the pretrained trunks were trained with.
@@ -101,7 +101,7 @@ class Video:
     transitions: np.ndarray
 
 
-def evaluation_video(dive: Dive | ResizedDive, settings: Preprocessing) -> Video:
+def evaluation_video(dive: Dive, settings: Preprocessing) -> Video:
     """Returns the dive's whole length, not flipped, cropped at the centre.
 
     Args:
@@ -114,9 +114,7 @@ def evaluation_video(dive: Dive | ResizedDive, settings: Preprocessing) -> Video
     return _video(dive, settings, shift=0, flip=False, corner=None)
 
 
-def training_video(
-    dive: Dive | ResizedDive, settings: Preprocessing, rng: np.random.Generator
-) -> Video:
+def training_video(dive: Dive, settings: Preprocessing, rng: np.random.Generator) -> Video:
     """Returns the dive with a random end, flip and crop, each drawn once for the whole clip.
 
     Args:
@@ -235,7 +233,7 @@ class _Cut:
 
 
 def _video(
-    dive: Dive | ResizedDive,
+    dive: Dive,
     settings: Preprocessing,
     *,
     shift: int,
@@ -244,12 +242,6 @@ def _video(
 ) -> Video:
     """Decodes and prepares a dive; `corner` is the crop's place in 0..1, None the centre."""
     info = dive.info
-    lengths = (len(info.frame_numbers), len(info.frame_labels), len(dive.frames), len(dive.masks))
-    if len(set(lengths)) != 1:
-        raise ValueError(
-            f"dive {info.key} has {lengths[0]} frame numbers, {lengths[1]} labels, {lengths[2]} "
-            f"frames and {lengths[3]} masks, expected one of each a frame: build the data set again"
-        )
     try:
         rows = sampling.sample_frames(info.frame_numbers, settings.frames, shift=shift)
         if len(set(info.frame_labels[rows].tolist())) < 2:
@@ -259,7 +251,7 @@ def _video(
         transitions = sampling.label_transitions(info.frame_labels[rows])
     except ValueError as error:
         raise ValueError(f"dive {info.key}: {error}") from error
-    prepare = _prepare_resized if isinstance(dive, ResizedDive) else _prepare_encoded
+    prepare = _prepare_encoded if dive.clip.resize is None else _prepare_resized
     frames, masks = prepare(dive, rows, settings, flip, corner)
     return Video(frames, masks, transitions)
 
@@ -296,16 +288,16 @@ def _prepare_encoded(
 
 
 def _prepare_resized(
-    dive: ResizedDive,
+    dive: Dive,
     rows: np.ndarray,
     settings: Preprocessing,
     flip: bool,
     corner: tuple[float, float] | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cuts the frames and masks of `rows` out of stored ones; nothing is left to resize."""
-    if dive.resize != settings.resize:
+    if dive.clip.resize != settings.resize:
         raise ValueError(
-            f"dive {dive.info.key} was stored resized to {dive.resize}, expected "
+            f"dive {dive.info.key} was stored resized to {dive.clip.resize}, expected "
             f"{settings.resize}: open the data set with the settings that it is read with"
         )
     cut = _cut(dive, (dive.frames.shape[2], dive.frames.shape[1]), settings, flip, corner)
@@ -316,7 +308,7 @@ def _prepare_resized(
 
 
 def _cut(
-    dive: Dive | ResizedDive,
+    dive: Dive,
     size: tuple[int, int],
     settings: Preprocessing,
     flip: bool,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 
@@ -11,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from made_dives import MadeSource, made_info
+from made_dives import MadeSource, made_info, with_images
 
 from finecausal_jax.data import exemplars, pipeline, preprocessing
 from finecausal_jax.data.preprocessing import Preprocessing
@@ -217,7 +216,7 @@ def test_empty_splits_and_broken_dives_are_named(source):
     dive = broken.dives[3]
     broken.dives = (
         *broken.dives[:3],
-        dataclasses.replace(dive, masks=(b"",) * 12),
+        with_images(dive, masks=(b"",) * 12),
         *broken.dives[4:],
     )
     iterator = pipeline.evaluation_videos(broken, SMALL, range(7), batch_size=2)

@@ -10,11 +10,10 @@ import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
-from made_dives import FIRST_FRAME, encode, made_dive, made_info
+from made_dives import FIRST_FRAME, encode, labelled, made_dive, made_info, with_images
 from PIL import Image
 
 from finecausal_jax.data import preprocessing
-from finecausal_jax.data.dives import Dive
 from finecausal_jax.data.preprocessing import Preprocessing
 from finecausal_jax.data.resizing import Resize
 from finecausal_jax.data.sampling import label_transitions, sample_frames
@@ -60,7 +59,7 @@ def test_encoded_dive_equals_the_reference(case):
     info = made_info(0, frames=3)
     frames = tuple(encode(one, "PNG") for one in case["frames"])
     masks = tuple(encode(one, "PNG") for one in case["masks"])
-    video = preprocessing.evaluation_video(Dive(info, frames, masks), Preprocessing(frames=3))
+    video = preprocessing.evaluation_video(labelled(info, frames, masks), Preprocessing(frames=3))
     np.testing.assert_allclose(channels_first(video.frames), case["eval_video"], **EXACT)
     np.testing.assert_allclose(
         preprocessing.scale_mask(video.mask)[None], case["eval_mask"], **EXACT
@@ -178,7 +177,7 @@ def test_masks_stored_in_colour_become_grey():
         encode(np.repeat(np.full((14, 18, 1), 8 * row, np.uint8), 3, -1)) for row in range(12)
     )
     np.testing.assert_allclose(
-        preprocessing.evaluation_video(dataclasses.replace(dive, masks=coloured), SMALL).mask,
+        preprocessing.evaluation_video(with_images(dive, masks=coloured), SMALL).mask,
         preprocessing.evaluation_video(dive, SMALL).mask,
         atol=1,
     )
@@ -217,7 +216,7 @@ def test_training_crops_reach_every_place():
     image[..., 0] = 10 * np.arange(10)
     image[..., 1] = 10 * np.arange(12)[:, None]
     info = made_info(0, frames=3)
-    dive = Dive(info, (encode(image, "PNG"),) * 3, (encode(image[..., 0], "PNG"),) * 3)
+    dive = labelled(info, (encode(image, "PNG"),) * 3, (encode(image[..., 0], "PNG"),) * 3)
     corners = set()
     for seed in range(120):
         video = preprocessing.training_video(dive, SMALL, np.random.default_rng(seed))
@@ -343,14 +342,14 @@ def test_errors_name_the_dive_and_the_frame():
     for kind, images in broken.items():
         message = f"{name}: {kind[:-1]} {number} cannot be decoded .{reasons[kind]}"
         with pytest.raises(ValueError, match=message):
-            preprocessing.evaluation_video(dataclasses.replace(dive, **{kind: images}), SMALL)
+            preprocessing.evaluation_video(with_images(dive, **{kind: images}), SMALL)
 
     small = replace_one(dive.masks, 11, encode(np.zeros((7, 9), np.uint8)))
     with pytest.raises(ValueError, match=f"{name}: mask {number} is 9 x 7, expected 18 x 14"):
-        preprocessing.evaluation_video(dataclasses.replace(dive, masks=small), SMALL)
+        preprocessing.evaluation_video(with_images(dive, masks=small), SMALL)
 
     with pytest.raises(ValueError, match=f"{name} has 12 frame numbers, 12 labels, 12 frames and"):
-        preprocessing.evaluation_video(dataclasses.replace(dive, masks=dive.masks[1:]), SMALL)
+        preprocessing.evaluation_video(with_images(dive, masks=dive.masks[1:]), SMALL)
 
     alike = made_dive(made_info(4, frame_labels=np.full(12, 7)))
     with pytest.raises(ValueError, match=f"{name}: all sampled frames carry the label 7"):

@@ -179,7 +179,8 @@ def test_a_set_of_another_size_is_replaced_when_asked(copied, small_release):
 def test_images_that_are_too_narrow_for_the_crop_are_named(built):
     wide = dataclasses.replace(KEPT, frame_size=28, resize_height=28)
     dive = DiveSource(built[KEPT], "train", resize=wide.resize)[0]
-    narrow = dataclasses.replace(dive, frames=dive.frames[:, :, :20], masks=dive.masks[:, :, :20])
+    images = {"frames": dive.frames[:, :, :20], "masks": dive.masks[:, :, :20]}
+    narrow = dataclasses.replace(dive, clip=dataclasses.replace(dive.clip, **images))
     with pytest.raises(ValueError, match=r"dive \('.*20 pixels wide, expected at least frame_size"):
         preprocessing.evaluation_video(narrow, wide)
 
