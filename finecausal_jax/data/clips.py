@@ -82,6 +82,31 @@ class Clip:
                 "the resize they were made by, or encoded images without one"
             )
 
+    def decode(self, row: int, kind: str) -> Image.Image:
+        """Decodes one encoded image.
+
+        Args:
+          row: which one, 0..n-1.
+          kind: "frame", to RGB, or "mask", to one grey channel.
+
+        Raises:
+          ValueError: it cannot be decoded; the text names the clip and the frame's number.
+        """
+        mode, images = ("RGB", self.frames) if kind == "frame" else ("L", self.masks)
+        try:
+            # No draft mode: it lets the JPEG decoder shrink the image, which changes the pixels.
+            image = Image.open(io.BytesIO(images[row]))
+            image.load()
+        except (OSError, SyntaxError) as error:  # what PIL raises for broken files
+            # PIL's own text for the first case holds the address of a buffer.
+            reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
+            raise ValueError(
+                f"dive {self.key}: {kind} {self.frame_numbers[row]:05d} cannot be decoded "
+                f"({reason}), expected an intact JPEG or PNG file: build the data set again from "
+                "an intact release, or mend that file"
+            ) from error
+        return image if image.mode == mode else image.convert(mode)
+
 
 @dataclasses.dataclass(frozen=True)
 class Limits:

@@ -18,9 +18,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, SupportsIndex
 
 import numpy as np
+from jaxtyping import Int32, Int64
 
 from finecausal_jax.data.clips import Clip, Key, from_record
 from finecausal_jax.data.resizing import Resize
+from finecausal_jax.data.sampling import label_transitions
 
 DATASET_NAME = "finediving_hm"
 DATASET_VERSION = "1.0.0"
@@ -69,6 +71,23 @@ class DiveInfo:
     def completeness(self) -> float:
         """Score over difficulty, in points (0 to 30 where three marks count)."""
         return self.score / self.difficulty
+
+    def transitions(self, rows: Int64[np.ndarray, " t"]) -> Int32[np.ndarray, " 2"]:
+        """Returns the labelled transitions of some frames, such as `preprocessing.Video.rows`.
+
+        Args:
+          rows: int64 [t], ascending rows of `frame_labels`.
+
+        Returns:
+          int32 [2], indices into `rows` where the second and the last sub-action begin.
+
+        Raises:
+          ValueError: all these frames have the same label; the text names the dive.
+        """
+        try:
+            return label_transitions(self.frame_labels[rows])
+        except ValueError as error:
+            raise ValueError(f"dive {self.key}: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
         """Returns the row with plain Python values, ready for `json.dump`."""

@@ -16,16 +16,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grain
 import numpy as np
 
-from finecausal_jax.data import exemplars, preprocessing, seeding
+from finecausal_jax.data import exemplars, seeding
 from finecausal_jax.data.batches import Batches
 from finecausal_jax.data.dives import Dive
-from finecausal_jax.data.preprocessing import Preprocessing, Video
+from finecausal_jax.data.preprocessing import (
+    Preprocessing,
+    Video,
+    evaluation_video,
+    training_video,
+)
 from finecausal_jax.data.sources import Dives
 
 # Grain's `repeat()` without a number overflows `len` after `batch`. Its shuffle has this many
@@ -35,7 +40,7 @@ _ENDLESS = 2**32
 
 def training_batches(
     source: Dives,
-    settings: Preprocessing,
+    preprocessing: Preprocessing,
     *,
     batch_size: int,
     seed: int,
@@ -51,7 +56,7 @@ def training_batches(
 
     Args:
       source: the training dives.
-      settings: sizes of a video.
+      preprocessing: sizes of a video.
       batch_size: pairs in a batch over all hosts together.
       seed: fixes the order, the exemplars, and each video's end, flip and crop.
       epochs: passes over the data; None never ends.
@@ -85,7 +90,9 @@ def training_batches(
             f"({shard_count}), got {batch_size}"
         )
     share = batch_size // shard_count
-    load = _LoadPairs(source, settings, seed, slice(shard_index * share, (shard_index + 1) * share))
+    load = _LoadPairs(
+        source, preprocessing, seed, slice(shard_index * share, (shard_index + 1) * share)
+    )
     batches = (
         grain.MapDataset.range(dives)
         .map_with_index(functools.partial(_with_epoch, dives))
@@ -102,7 +109,7 @@ def training_batches(
 
 def evaluation_videos(
     source: Dives,
-    settings: Preprocessing,
+    preprocessing: Preprocessing,
     rows: Sequence[int],
     *,
     batch_size: int,
@@ -112,7 +119,7 @@ def evaluation_videos(
 
     Args:
       source: the dives.
-      settings: sizes of a video.
+      preprocessing: sizes of a video.
       rows: rows of `source.infos`.
       batch_size: videos in a batch. The last batch is filled with copies of its last video.
       workers: processes that prepare batches; 0 uses a thread of this process.
@@ -132,7 +139,7 @@ def evaluation_videos(
     wrong = [row for row in rows if not 0 <= row < dives]
     if wrong:
         raise ValueError(f"rows to evaluate must be 0..{dives - 1}, got {wrong[:5]}")
-    load = _LoadVideos(source, settings, tuple(rows), batch_size)
+    load = _LoadVideos(source, preprocessing, tuple(rows), batch_size)
     batches = grain.MapDataset.range(-(-len(rows) // batch_size)).map(load)
     identity = {
         "batch_size": int(batch_size),
@@ -147,7 +154,7 @@ class _LoadPairs(grain.transforms.Map):
     """Loads this host's share of a batch, given as [(epoch, row of the query), ...]."""
 
     source: Dives
-    settings: Preprocessing
+    preprocessing: Preprocessing
     seed: int
     share: slice
 
@@ -161,10 +168,9 @@ class _LoadPairs(grain.transforms.Map):
             for role, chosen, videos in (("query", row, queries), ("exemplar", partner, partners)):
                 # Keyed by role too: a dive that is its own exemplar comes with another crop.
                 rng = seeding.generator("video", self.seed, epoch, key, role)
-                cut = functools.partial(
-                    preprocessing.training_video, settings=self.settings, rng=rng
-                )
-                videos.append(_load(self.source, chosen, cut))
+                dive = self.source[chosen]
+                video = training_video(dive, self.preprocessing, rng)
+                videos.append(_entries(dive, video, chosen))
         return {"query": _stack(queries), "exemplar": _stack(partners)}
 
 
@@ -173,27 +179,27 @@ class _LoadVideos(grain.transforms.Map):
     """Loads the evaluation batch of a number, the last one padded."""
 
     source: Dives
-    settings: Preprocessing
+    preprocessing: Preprocessing
     rows: tuple[int, ...]
     batch_size: int
 
     def map(self, element: int) -> dict[str, np.ndarray]:
         rows = self.rows[element * self.batch_size : (element + 1) * self.batch_size]
-        cut = functools.partial(preprocessing.evaluation_video, settings=self.settings)
-        videos = [_load(self.source, row, cut) for row in rows]
+        videos = []
+        for row in rows:
+            dive = self.source[row]
+            videos.append(_entries(dive, evaluation_video(dive.clip, self.preprocessing), row))
         padding = self.batch_size - len(videos)
         batch = _stack(videos + videos[-1:] * padding)
         batch["valid"] = np.arange(self.batch_size) < len(videos)
         return batch
 
 
-def _load(source: Dives, row: int, prepare: Callable[[Dive], Video]) -> dict[str, Any]:
-    dive = source[row]
-    video = prepare(dive)
+def _entries(dive: Dive, video: Video, row: int) -> dict[str, Any]:
     return {
         "frames": video.frames,
         "mask": video.mask,
-        "transitions": video.transitions,
+        "transitions": dive.info.transitions(video.rows),
         "completeness": np.float32(dive.info.completeness),
         "difficulty": np.float32(dive.info.difficulty),
         "row": np.int32(row),

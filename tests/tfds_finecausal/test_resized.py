@@ -80,7 +80,7 @@ def test_every_draw_of_training_is_the_same(built):
             preprocessing.training_video(dive, KEPT, np.random.default_rng(seed))
             for dive in (left, right)
         ]
-        for name in ("frames", "mask", "transitions"):
+        for name in ("frames", "mask", "rows"):
             first, second = (getattr(video, name) for video in videos)
             np.testing.assert_array_equal(first, second)
             assert first.dtype == second.dtype
@@ -139,7 +139,7 @@ def test_another_size_is_refused(built, small_release):
     other = dataclasses.replace(SQUEEZED, resize_height=30)
     dive = DiveSource(folder, "train", resize=SQUEEZED.resize)[0]
     with pytest.raises(ValueError, match=r"dive \('.*\) was stored resized to 16 x 28, .* 16 x 30"):
-        preprocessing.evaluation_video(dive, other)
+        preprocessing.evaluation_video(dive.clip, other)
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_images_that_are_too_narrow_for_the_crop_are_named(built):
     images = {"frames": dive.frames[:, :, :20], "masks": dive.masks[:, :, :20]}
     narrow = dataclasses.replace(dive, clip=dataclasses.replace(dive.clip, **images))
     with pytest.raises(ValueError, match=r"dive \('.*20 pixels wide, expected at least frame_size"):
-        preprocessing.evaluation_video(narrow, wide)
+        preprocessing.evaluation_video(narrow.clip, wide)
 
 
 def test_coloured_masks_become_grey_before_they_are_resized(tmp_path):
