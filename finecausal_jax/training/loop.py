@@ -88,8 +88,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) ->
         batch_size=config.train.batch_size,
         seed=config.seed,
         workers=config.data.workers,
-        shard_index=jax.process_index(),
-        shard_count=jax.process_count(),
+        share=pipeline.Share(jax.process_index(), jax.process_count()),
     )
     # Before the store, which makes the workdir: files of weights may turn out not to fit.
     recover(folder)
