@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Sequence
-from typing import Protocol, runtime_checkable
+import json
+import operator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol, SupportsIndex, runtime_checkable
 
 from finecausal_jax.data.clips import Clip, Key
 from finecausal_jax.data.dives import Dive, DiveInfo
@@ -64,3 +66,45 @@ class ClipList:
 
     def __repr__(self) -> str:  # without addresses, as that of `DiveSource`
         return f"ClipList(clips={len(self)})"
+
+
+class SelectedDives:
+    """Some dives of several sources, as one source. Safe to pickle where the sources are.
+
+    Args:
+      sources: where the dives are stored.
+      places: (which source, row there) of each dive.
+      name: what messages and `repr` call them.
+
+    Attributes:
+      infos: what is known about each dive.
+      keys: the (competition, index) of each dive.
+      fingerprint: those of the sources that are used (see `DiveSource`).
+    """
+
+    def __init__(self, sources: Sequence[Dives], places: Sequence[tuple[int, int]], name: str):
+        used = sorted({source for source, _ in places})
+        self.name = name
+        self.infos: tuple[DiveInfo, ...] = tuple(sources[part].infos[row] for part, row in places)
+        self.keys: tuple[Key, ...] = tuple(info.key for info in self.infos)
+        # Dives in memory have no fingerprint.
+        self.fingerprint = json.dumps([getattr(sources[part], "fingerprint", "") for part in used])
+        self._places = tuple(places)
+        self._sources = {part: sources[part] for part in used}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[Dive]:
+        return (self[row] for row in range(len(self)))
+
+    def __getitem__(self, row: SupportsIndex) -> Dive:
+        """Returns the dive of `infos[row]`."""
+        row = operator.index(row)
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {self.name}, which has {len(self)} dives")
+        source, stored_row = self._places[row]
+        return self._sources[source][stored_row]
+
+    def __repr__(self) -> str:  # without addresses, as that of `DiveSource`
+        return f"SelectedDives({self.name!r}, dives={len(self)})"
