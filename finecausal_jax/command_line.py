@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from absl import app, flags, logging
+from absl import flags
 
 # Each module that begins with a letter is a command.
 PACKAGES = ("finecausal_jax.commands", "benchmarks.commands")
@@ -61,6 +61,8 @@ def main(argv: Sequence[str], root: pathlib.Path) -> int:
     if is_help(argv):
         print(help_text(name, command, rest))
         return 0
+    from absl import app  # slower than all of help
+
     app.run(
         lambda left: run(command, left),
         argv=[argv[0], *rest],
@@ -123,6 +125,8 @@ def run(command: Any, rest: Sequence[str]) -> int:
     Returns:
       Its exit code, or 2 where it refuses its input, which standard error then explains.
     """
+    from absl import logging
+
     from finecausal_jax.runtime import files
 
     if not flags.FLAGS["verbosity"].present:
