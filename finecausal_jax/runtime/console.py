@@ -1,0 +1,41 @@
+"""Where tables go: whole, on a terminal of any width, into a file or into a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # rich takes a third of the time that a command has to show its help
+    from rich.console import Console
+    from rich.table import Table
+
+# Columns where the output is no terminal: more than any table or note takes, so that none is cut
+# or folded. rich would take 80, whatever the width of what reads it.
+UNLIMITED = 100_000
+
+
+def make_console(file: Any = None) -> Console:
+    """A console that prints as wide as its terminal is, and without a limit where there is none.
+
+    Args:
+      file: where to print; None is standard output.
+    """
+    from rich.console import Console
+
+    console = Console(file=file)
+    return console if console.is_terminal else Console(file=file, width=UNLIMITED)
+
+
+def add_columns(table: Table, headings: Sequence[str], *, justify: Any = "left") -> None:
+    """Adds columns whose cells go on in the next line where a terminal is too narrow for them.
+
+    By default rich would put an ellipsis in place of what does not fit, be it the last digits of a
+    number. The widest columns give way first.
+
+    Args:
+      table: gets the columns.
+      headings: one a column.
+      justify: "left" or "right", of the cells.
+    """
+    for heading in headings:
+        table.add_column(heading, justify=justify, overflow="fold")
