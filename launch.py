@@ -178,4 +178,7 @@ if __name__ == "__main__":
     changed = environment_with_huge_pages(os.environ)
     if changed is not None:  # start again, in the same process
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], changed)
-    sys.exit(main(sys.argv))
+    from finecausal_jax.runtime.console import quiet_broken_pipe
+
+    with quiet_broken_pipe():
+        sys.exit(main(sys.argv))

@@ -1,7 +1,9 @@
-"""Tables are whole, wherever they are printed."""
+"""Tables are whole, wherever they are printed; a reader that has gone is no fault."""
 
 import collections
 import io
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -53,3 +55,39 @@ def test_a_narrow_terminal_loses_no_letter(width):
     Console(file=narrow, width=width).print(table())
     assert letters(narrow.getvalue()) == letters(whole.getvalue())
     assert max(map(len, narrow.getvalue().splitlines())) <= width
+
+
+def run_with_a_reader_that_goes(body):
+    """Runs code inside `quiet_broken_pipe` whose standard output nobody reads."""
+    code = f"""
+import runpy, sys
+sys.stdin.read()  # until the reader has gone
+module = runpy.run_path({console.__file__!r})
+with module["quiet_broken_pipe"]():
+    {body}
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    process.stdin.close()
+    errors = process.stderr.read()
+    process.stderr.close()
+    return process.wait(), errors
+
+
+@pytest.mark.parametrize("body", ["print('x' * 10)", "print('x' * 10**6)", "print(1), sys.exit(3)"])
+def test_a_reader_that_has_gone_is_no_fault(body):
+    assert run_with_a_reader_that_goes(body) == (console.READER_GONE, "")
+
+
+def test_another_broken_pipe_and_exit_codes_are_passed_on():
+    with pytest.raises(BrokenPipeError, match="a worker"), console.quiet_broken_pipe():
+        raise BrokenPipeError("a worker")
+    with pytest.raises(SystemExit) as ended, console.quiet_broken_pipe():
+        sys.exit(3)
+    assert ended.value.code == 3
