@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib import metadata
 
 from finecausal_jax import command_line
+from finecausal_jax.runtime.console import quiet_broken_pipe
 
 # What XLA's CPU backend is told: to leave YNNPACK only sums, and not products and convolutions too,
 # since its own kernels (Eigen's) are faster at the batched ones of this network; and to order the
@@ -60,17 +61,12 @@ def environment_with_huge_pages(
 
 
 if __name__ == "__main__":
-    try:
-        if not command_line.is_help(sys.argv):
-            os.environ["XLA_FLAGS"] = xla_flags(
-                os.environ.get("XLA_FLAGS", ""), metadata.version("jaxlib")
-            )
-            changed = environment_with_huge_pages(os.environ)
-            if changed is not None:  # start again, in the same process
-                os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], changed)
-        code = command_line.main(sys.argv, pathlib.Path(__file__).parent)
-        sys.stdout.flush()
-    except BrokenPipeError:  # a reader such as `head` has seen enough
-        command_line.silence_broken_pipe()
-        code = 0
-    sys.exit(code)
+    if not command_line.is_help(sys.argv):
+        os.environ["XLA_FLAGS"] = xla_flags(
+            os.environ.get("XLA_FLAGS", ""), metadata.version("jaxlib")
+        )
+        changed = environment_with_huge_pages(os.environ)
+        if changed is not None:  # start again, in the same process
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], changed)
+    with quiet_broken_pipe():
+        sys.exit(command_line.main(sys.argv, pathlib.Path(__file__).parent))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -202,8 +201,3 @@ def _module(path: pathlib.Path, root: pathlib.Path) -> str:
 def _summary(name: str, path: pathlib.Path) -> str:
     doc = ast.get_docstring(ast.parse(path.read_text())) or ""
     return f"  {name:10} {doc.splitlines()[0]}"
-
-
-def silence_broken_pipe() -> None:
-    """After a reader such as `head` has gone: nothing more is printed, at exit either."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

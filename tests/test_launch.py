@@ -38,6 +38,15 @@ def test_commands_are_listed_with_a_line_each():
         assert re.search(rf"^  {name} +\S", result.stdout, re.M), name
 
 
+def test_a_reader_that_wants_only_the_first_lines_is_no_fault():
+    command = [sys.executable, "launch.py", "--help"]
+    options = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **options) as process:
+        process.stdout.close()  # as `head` does, only sooner
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
 def test_unknown_command_is_named():
     result = launch("trian")
     assert result.returncode == 2

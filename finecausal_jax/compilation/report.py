@@ -10,20 +10,28 @@ from rich.table import Table
 
 from finecausal_jax.compilation.estimate import Estimate, Search
 from finecausal_jax.compilation.hardware import Topology
+from finecausal_jax.runtime.console import add_columns, make_console
 from finecausal_jax.runtime.files import write_atomically
 from finecausal_jax.runtime.memory import GIB
 
-_WIDTH = 140  # columns where the output is no terminal
 
+def print_estimates(
+    estimates: Sequence[Estimate], topology: Topology, console: Console | None = None
+) -> None:
+    """Prints a row an estimate, per device, and below what the columns leave out.
 
-def print_estimates(estimates: Sequence[Estimate], topology: Topology) -> None:
-    """Prints a row an estimate, per device, and below what the columns leave out."""
+    Args:
+      estimates: one a row.
+      topology: what they were compiled for.
+      console: where to print; None is standard output.
+    """
+    console = console or make_console()
     chip = topology.chip
     table = Table(title=f"{topology.name}: {topology.devices} x {chip.name}, per device")
-    for column in ("program", "dtype", "remat", "pairs", "arguments", "temporaries", "total GiB"):
-        table.add_column(column, justify="left" if column in ("program", "dtype") else "right")
-    for column in ("fits", "TFLOP", "GB moved", "roofline s", "compiled in s"):
-        table.add_column(column, justify="right")
+    add_columns(table, ("program", "dtype"))
+    sizes = ("remat", "pairs", "arguments", "temporaries", "total GiB")
+    speeds = ("fits", "TFLOP", "GB moved", "roofline s", "compiled in s")
+    add_columns(table, (*sizes, *speeds), justify="right")
     for one in estimates:
         table.add_row(
             one.program,
@@ -39,9 +47,6 @@ def print_estimates(estimates: Sequence[Estimate], topology: Topology) -> None:
             f"{one.roofline['total']:.4f}" if one.roofline else "",
             f"{one.compile_seconds:.0f}",
         )
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH)
     console.print(table)
     for one in estimates:
         console.print(_detail(one), highlight=False, soft_wrap=True)
