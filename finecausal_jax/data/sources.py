@@ -38,6 +38,11 @@ class Dives(Clips, Protocol):
         """What is known about each dive, by row."""
         ...
 
+    @property
+    def fingerprint(self) -> str:
+        """Tells what the dives were made of apart, see `dives.DiveSource`."""
+        ...
+
     def __getitem__(self, row: int) -> Dive: ...
 
 
@@ -87,8 +92,7 @@ class SelectedDives:
         self.name = name
         self.infos: tuple[DiveInfo, ...] = tuple(sources[part].infos[row] for part, row in places)
         self.keys: tuple[Key, ...] = tuple(info.key for info in self.infos)
-        # Dives in memory have no fingerprint.
-        self.fingerprint = json.dumps([getattr(sources[part], "fingerprint", "") for part in used])
+        self.fingerprint = json.dumps([sources[part].fingerprint for part in used])
         self._places = tuple(places)
         self._sources = {part: sources[part] for part in used}
 

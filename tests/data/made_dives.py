@@ -67,6 +67,7 @@ class MadeSource:
     def __init__(self, infos):
         self.infos = tuple(infos)
         self.keys = tuple(info.key for info in self.infos)
+        self.fingerprint = ""
         self.dives = tuple(made_dive(info) for info in self.infos)
 
     def __len__(self) -> int:
