@@ -23,6 +23,7 @@ from finecausal_jax.interop import conversion, workdirs
 from finecausal_jax.interop.expected import full_size
 from finecausal_jax.models.finecausal import FineCausal
 from finecausal_jax.models.initial_values import init_variables
+from finecausal_jax.runtime import hosts
 from finecausal_jax.runtime.checkpoints import load_variables
 from finecausal_jax.runtime.layout import Layout
 from finecausal_jax.scoring.features import Encoding, Key
@@ -242,6 +243,7 @@ def make_run(settings: Settings, layout: Layout) -> Run:
             batch_size=train.batch_size,
             seed=settings.seed,
             workers=settings.data.workers,
+            share=pipeline.Share(hosts.index(), hosts.count()),
         ),
         evaluate=score,
         plan=plan,
