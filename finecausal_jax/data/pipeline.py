@@ -37,6 +37,7 @@ class Dives(Protocol):
     """What the pipeline needs of a data source; `dives.DiveSource` is the usual one."""
 
     infos: tuple[DiveInfo, ...]
+    fingerprint: str  # tells what the dives were made of apart
 
     def __getitem__(self, row: int) -> Dive | ResizedDive: ...
 

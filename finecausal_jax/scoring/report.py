@@ -9,7 +9,7 @@ import json
 import math
 import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -101,24 +101,22 @@ def write_scatter(
     figure = Figure(figsize=(10, 5.2), dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)  # bound to this figure alone: no window, no global state
     left, right = figure.subplots(1, 2)
-    _scatter(
-        left,
+    scores = _Panel(
         [dive.score for dive in dives],
         [dive.predicted_score for dive in dives],
-        difficulty,
         title=f"Score: Spearman {_number(evaluation.metrics['spearman'])}",
         note=_baseline_note(evaluation, "spearman"),
         unit="score (points)",
     )
-    points = _scatter(
-        right,
+    execution = _Panel(
         [dive.completeness for dive in dives],
         [dive.predicted_completeness for dive in dives],
-        difficulty,
         title=f"Execution: Spearman {_number(evaluation.metrics['execution_spearman'])}",
         note=_baseline_note(evaluation, "execution_spearman"),
         unit="score / difficulty (points)",
     )
+    _scatter(left, scores, difficulty)
+    points = _scatter(right, execution, difficulty)
     bar = figure.colorbar(points, ax=[left, right], shrink=0.85, pad=0.02, label="difficulty")
     bar.outline.set_visible(False)
     bar.solids.set_alpha(1)  # the points' transparency would stripe the bar
@@ -182,17 +180,19 @@ def _table(title: str) -> Table:
     return Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 1, 0, 0))
 
 
-def _scatter(
-    axes: Any,
-    truth: list[float],
-    prediction: list[float],
-    difficulty: np.ndarray,
-    *,
-    title: str,
-    note: str,
-    unit: str,
-) -> Any:
-    """Draws one panel with equal axes; returns the points."""
+class _Panel(NamedTuple):
+    """One scatter plot."""
+
+    truth: list[float]
+    prediction: list[float]
+    title: str
+    note: str
+    unit: str
+
+
+def _scatter(axes: Any, panel: _Panel, difficulty: np.ndarray) -> Any:
+    """Draws a panel with equal axes; returns the points."""
+    truth, prediction, title, note, unit = panel
     low, high = min(*truth, *prediction), max(*truth, *prediction)
     margin = 0.04 * (high - low) or 1.0
     limits = (low - margin, high + margin)

@@ -17,6 +17,7 @@ from finecausal_jax.interop.checkpoint_files import read_weights
 from finecausal_jax.interop.conversion import convert_file
 from finecausal_jax.interop.order import CAUSAL_MODULES, OPTIMIZER_GROUPS
 from finecausal_jax.interop.pytorch import WeightsError, from_pytorch
+from finecausal_jax.settings import things
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def workdir(tmp_path, converted, small_state, small_model, write_pth):
 
 
 def test_pytorch_round_trip(tmp_path, workdir, small_state, small_model, torch):
-    assert export.model_of(workdir) == small_model
+    assert things.model_of(workdir, None) == small_model
     content = export.read_checkpoint(workdir, model=small_model)
     assert content.defaults == []
     export.write_pytorch(content, tmp_path / "out" / "best.pth", model=small_model)

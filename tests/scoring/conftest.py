@@ -12,6 +12,7 @@ from PIL import Image
 import finecausal_jax as fc
 from finecausal_jax.data import preprocessing
 from finecausal_jax.data.dives import Dive, DiveInfo
+from finecausal_jax.scoring.scorer import Scorer
 
 SETTINGS = preprocessing.Preprocessing(frames=8, frame_size=8, resize_width=8, resize_height=8)
 
@@ -21,6 +22,7 @@ class Source:
 
     def __init__(self, infos, *, size=8, levels=None):
         self.infos = tuple(infos)
+        self.fingerprint = ""
         self.read = []  # rows, in the order in which they were decoded
         self._size = size
         self._levels = levels or [40 + 25 * row for row in range(len(self.infos))]
@@ -119,6 +121,16 @@ def make_source():
 @pytest.fixture
 def variables():
     return {"weight": jnp.float32(3.0)}
+
+
+@pytest.fixture
+def scorer(model, variables, settings):
+    return make_scorer(model, variables, settings)
+
+
+def make_scorer(model, variables, settings=SETTINGS, **options):
+    made_with = {"model.window_stride": model.window_stride}
+    return Scorer(model, variables, settings, made_with=made_with, progress=False, **options)
 
 
 @pytest.fixture

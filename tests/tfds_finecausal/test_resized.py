@@ -13,11 +13,13 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from configs import demo
-from finecausal_jax import settings as run_settings
 from finecausal_jax.data import pipeline, preprocessing
 from finecausal_jax.data.dives import DiveSource, dataset_folder
 from finecausal_jax.data.preprocessing import Preprocessing
 from finecausal_jax.data.resizing import Resize
+from finecausal_jax.settings import read
+from finecausal_jax.settings.config import differences
+from finecausal_jax.settings.schema import FIXED_ON_RESUME
 from tfds_finecausal import building
 from tfds_finecausal.release import read_release
 from tfds_finecausal.resized_images import ResizedImages
@@ -111,11 +113,11 @@ def test_tfds_reads_it_too(built):
 
 def test_a_run_may_go_on_with_the_other_data_set():
     config = demo.get_config()
-    before = run_settings.to_json(config)
+    before = read(config)
     config.data.stored = "resized"
-    assert run_settings.differences(before, config) == []
+    assert differences(before, read(config), FIXED_ON_RESUME) == []
     config.data.resize_height = 60
-    assert len(run_settings.differences(before, config)) == 1
+    assert len(differences(before, read(config), FIXED_ON_RESUME)) == 1
 
 
 def test_another_size_is_refused(built, small_release):
