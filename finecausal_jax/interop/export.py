@@ -147,9 +147,10 @@ def write_pytorch(
             for module, numbers in zip(modules, groups, strict=True)
         ]
     blob["optimizer"] = optimizer
-    # NumPy scalars where there is a fraction, as in released files.
+    # Released files hold NumPy scalars here, which `torch.load` refuses unless told otherwise.
+    # Python's numbers serve the reference as well and load everywhere.
     blob |= {
-        name: np.float64(value) if isinstance(value, float) else value
+        name: value.item() if isinstance(value, np.generic) else value
         for name, value in export.progress.items()
     }
     # The reference saves the segmenter last.
