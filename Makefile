@@ -36,10 +36,11 @@ test: setup-torch   ## the tests, full-size ones left out
 test-slow: setup-torch   ## the full-size tests
 	$(BIN)/python -m pytest -q -m slow
 
-check: setup-torch  ## lint, format and types
+check: setup-torch  ## lint, format, types and layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
+	$(BIN)/lint-imports --no-cache
 
 clean:           ## remove the environment and what the demo made
 	rm -rf .venv runs/demo data/rendered data/rendered_tfds

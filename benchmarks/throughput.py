@@ -8,6 +8,7 @@ process.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
 import pathlib
@@ -17,24 +18,20 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import ml_collections
-
 from benchmarks import results
+from benchmarks.options import DEVICES, SECTIONS, TORCH_SETTINGS
 from benchmarks.results import XLA
 from benchmarks.task import (
-    SECTIONS,
     Task,
     built_data_sets,
     write_inputs,
     write_weights,
 )
 from benchmarks.workers import Worker, WorkerError
-from finecausal_jax import settings
 from finecausal_jax.runtime.memory import machine_bytes
 from finecausal_jax.runtime.provenance import commit
+from finecausal_jax.settings import Settings, things
 
-TORCH_SETTINGS = ("reference", "channels_last", "compiled")  # `torch_baseline.SETTINGS`
-DEVICES = ("cpu", "gpu", "tpu")
 COMMANDS = {
     XLA: (sys.executable, "-m", "benchmarks.xla_worker"),
     **{
@@ -56,7 +53,7 @@ _OPERATIONS = {
 
 
 def check_options(
-    config: ml_collections.ConfigDict,
+    settings: Settings,
     sections: Sequence[str],
     torch_settings: Sequence[str],
     rounds: int,
@@ -75,20 +72,8 @@ def check_options(
             raise ValueError(f"{flag}: {', '.join(unknown)} is none of {', '.join(known)}")
     if not sections:
         raise ValueError(f"--sections is empty, expected some of {', '.join(SECTIONS)}")
-    options = config.benchmark
-    for name, value, least in (
-        ("--rounds", rounds, 1),
-        ("--config.benchmark.batch_size", options.batch_size, 1),
-        ("--config.benchmark.warmup", options.warmup, 0),
-        ("--config.benchmark.threads", options.threads, 0),
-        ("--config.benchmark.matmul_size", options.matmul_size, 1),
-        ("--config.benchmark.test_dives", options.test_dives, 1),
-        ("--config.benchmark.train_dives", options.train_dives, 0),
-        ("--config.evaluate.video_batch", config.evaluate.video_batch, 1),
-        ("--config.evaluate.exemplars", config.evaluate.exemplars, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{name} is {value}, expected at least {least}")
+    if rounds < 1:
+        raise ValueError(f"--rounds is {rounds}, expected at least 1")
     if not torch_settings or tuple(sections) == ("pipeline",):
         return
     alone = "or time XLA alone with --settings="
@@ -100,10 +85,10 @@ def check_options(
         )
     # What the baseline has, too, or what changes no number.
     free = {"graph_scope": "pair", "dtype": "float32", "remat": "none"}
-    full = settings.make_model(config).clone(**free)
+    full = things.make_model(settings).clone(**free)
     from finecausal_jax.models.finecausal import FineCausal
 
-    if full != FineCausal(dtype="float32") or config.data.frame_size != 112:
+    if full != FineCausal(dtype="float32") or settings.data.frame_size != 112:
         raise ValueError(
             "the PyTorch baseline exists at full size only, and this config's model or "
             f"config.data.frame_size is another: use configs/finediving_hm.py, {alone}"
@@ -111,7 +96,7 @@ def check_options(
 
 
 def run(
-    config: ml_collections.ConfigDict,
+    settings: Settings,
     sections: Sequence[str],
     torch_settings: Sequence[str],
     *,
@@ -124,7 +109,7 @@ def run(
     """Runs a benchmark.
 
     Args:
-      config: as `configs/finediving_hm.py`; `config.benchmark` has sizes.
+      settings: `settings.benchmark` has sizes.
       sections: some of `SECTIONS`.
       torch_settings: some of `TORCH_SETTINGS`; empty times XLA alone.
       rounds: timed runs of each operation.
@@ -137,16 +122,16 @@ def run(
       The results in plain Python values, see `results.summarize`. Workers that fail, or disagree on
       what they computed, are named in a section's "failures".
     """
-    options = config.benchmark
+    options = settings.benchmark
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = min(options.threads or cores, cores)
-    config = ml_collections.ConfigDict(config.to_dict())
     # Every step updates the parameters: with more, only one step in some would be a whole one.
-    config.train.accumulate = 1
+    train = dataclasses.replace(settings.train, accumulate=1)
+    settings = dataclasses.replace(settings, train=train)
     found: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit(),
-        "config": _plain(config.to_dict()),
+        "config": _plain(dataclasses.asdict(settings)),
         "device": device,
         "rounds": rounds,
         "threads": threads,
@@ -157,15 +142,16 @@ def run(
         folder = pathlib.Path(name)
         if set(sections) != {"pipeline"}:
             report("making weights and videos")
-            write_weights(config, folder)
-            write_inputs(config, max(2 * options.batch_size, 1 + config.evaluate.exemplars), folder)
+            write_weights(settings, folder)
+            videos = max(2 * options.batch_size, 1 + settings.evaluate.exemplars)
+            write_inputs(settings, videos, folder)
         for section in sections:
             result: dict[str, Any] = {"workers": {}, "failures": {}}
             found["sections"][section] = result
             if section == "pipeline" and not built_data_sets(found["config"]):
                 result["skipped"] = (
-                    f"config.data.data_dir {config.data.data_dir} has no data set: launch.py build "
-                    "makes it"
+                    f"config.data.data_dir {settings.data.data_dir} has no data set: launch.py "
+                    "build makes it"
                 )
                 report(f"pipeline skipped: {result['skipped']}")
                 save(found)
@@ -175,8 +161,8 @@ def run(
                 folder=str(folder),
                 config=found["config"],
                 batch_size=options.batch_size,
-                exemplars=config.evaluate.exemplars,
-                video_batch=config.evaluate.video_batch,
+                exemplars=settings.evaluate.exemplars,
+                video_batch=settings.evaluate.video_batch,
                 warmup=options.warmup,
                 threads=threads,
                 device=device,

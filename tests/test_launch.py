@@ -1,8 +1,5 @@
 """The command line, the configs and what importing does."""
 
-import ast
-import dataclasses
-import inspect
 import itertools
 import os
 import pathlib
@@ -19,11 +16,9 @@ from ml_collections import config_flags  # noqa: F401  (its import must not star
 
 import launch as launcher
 from configs import demo, finediving_hm
-from finecausal_jax import FineCausal, settings
+from finecausal_jax import FineCausal, command_line
 from finecausal_jax.commands import train
-from finecausal_jax.runtime import compilation_cache
-from finecausal_jax.training import loop
-from tfds_finecausal import rendered_plan
+from finecausal_jax.settings import read, things
 
 ROOT = pathlib.Path(__file__).parents[1]
 ROOMS = ("finecausal_jax", "benchmarks")
@@ -43,20 +38,26 @@ def test_commands_are_listed_with_a_line_each():
         assert re.search(rf"^  {name} +\S", result.stdout, re.M), name
 
 
+def test_a_reader_that_wants_only_the_first_lines_is_no_fault():
+    command = [sys.executable, "launch.py", "--help"]
+    options = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **options) as process:
+        process.stdout.close()  # as `head` does, only sooner
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
 def test_unknown_command_is_named():
     result = launch("trian")
     assert result.returncode == 2
     assert "no command 'trian'" in result.stderr
 
 
-def test_train_without_a_data_set_says_what_to_run(tmp_path, monkeypatch, capsys):
-    # Set once, the cache would be that of all tests.
-    monkeypatch.setattr(compilation_cache, "use_compilation_cache", lambda *_: None)
+def test_train_without_a_data_set_says_what_to_run(tmp_path, capsys):
     config = demo.get_config()
     config.data.data_dir = str(tmp_path)
-    flags = types.SimpleNamespace(config=config, workdir=str(tmp_path / "run"))
-    command = types.SimpleNamespace(run=lambda _: train.run(flags))
-    assert launcher._run(command, ["launch.py"]) == 2
+    command = types.SimpleNamespace(run=lambda _: train.train(read(config), tmp_path / "run"))
+    assert command_line.run(command, ["launch.py"]) == 2
     printed = capsys.readouterr()
     assert printed.err.startswith("launch.py: ") and "launch.py build" in printed.err
     assert printed.out == ""
@@ -105,44 +106,15 @@ def test_importing_starts_no_device_and_no_other_framework():
 
 @pytest.mark.parametrize("config", [finediving_hm, demo])
 def test_every_config_makes_its_parts(config):
-    config = config.get_config()
-    model = settings.make_model(config)
-    assert model.frames == settings.make_preprocessing(config).frames
-    assert hash(model) == hash(settings.make_model(config))
-    assert settings.make_optimiser_settings(config, 10).accumulate == config.train.accumulate
+    settings = read(config.get_config())
+    model = things.make_model(settings)
+    assert model.frames == things.make_preprocessing(settings).frames
+    assert hash(model) == hash(things.make_model(settings))
+    assert things.optimiser_settings(settings, 10).accumulate == settings.train.accumulate
 
 
 def test_full_size_config_is_the_default_model():
-    assert settings.make_model(finediving_hm.get_config()) == FineCausal()
-
-
-def test_every_config_key_is_read_somewhere():
-    words = set()
-    for path in itertools.chain(*((ROOT / room).rglob("*.py") for room in ROOMS)):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute):
-                words.add(node.attr)
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                words.add(node.value)
-            elif isinstance(node, ast.keyword):
-                words.add(node.arg)
-    # Keyword arguments of the network and of the renderer, both taken as a whole.
-    words |= set(inspect.signature(FineCausal).parameters)
-    words |= {field.name for field in dataclasses.fields(rendered_plan.Settings)}
-    flat = settings._flat(finediving_hm.get_config().to_dict())
-    unread = [key for key in flat if key.rsplit(".", 1)[-1] not in words]
-    assert not unread
-
-
-def test_a_network_is_not_scored_under_another_config(tmp_path):
-    config = demo.get_config()
-    loop.claim_workdir(tmp_path, config)
-    config.model.dtype = "bfloat16"  # free: how it is computed
-    config.train.base_lr = 0.5  # free: no matter of scoring
-    loop._refuse_other_network(tmp_path, config)
-    config.model.delta_scale = 1.0  # changes no shape, only every score
-    with pytest.raises(ValueError, match=r"model.delta_scale: was 8.0, is 1.0"):
-        loop.load_network(config, settings.make_model(config), tmp_path, "best", None)
+    assert things.make_model(read(finediving_hm.get_config())) == FineCausal()
 
 
 def test_requirements_are_those_of_the_package():
@@ -151,16 +123,6 @@ def test_requirements_are_those_of_the_package():
     listed = {line.split("#")[0].strip() for line in lines} - {""}
     wanted = {r for r in project["dependencies"] if not r.startswith("jax>")}
     assert listed == wanted | set(project["optional-dependencies"]["cuda12"])
-
-
-def test_workdir_of_another_config_is_refused(tmp_path):
-    config = demo.get_config()
-    loop.claim_workdir(tmp_path / "run", config)
-    config.train.log_every = 3  # free to change
-    loop.claim_workdir(tmp_path / "run", config)
-    config.train.base_lr = 0.5
-    with pytest.raises(ValueError, match=r"train.base_lr: was 0.002, is 0.5"):
-        loop.claim_workdir(tmp_path / "run", config)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +139,7 @@ def test_a_device_or_memory_that_fails_is_explained_below_the_traceback(error, s
         raise error
 
     with pytest.raises(type(error)) as caught:
-        launcher._run(types.SimpleNamespace(run=run), ["launch.py"])
+        command_line.run(types.SimpleNamespace(run=run), ["launch.py"])
     notes = getattr(caught.value, "__notes__", [])
     assert len(notes) == bool(said)
     assert all(said in note for note in notes)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import ml_collections
+import jax.numpy as jnp
 
 from finecausal_jax.compilation import hlo, programs
 from finecausal_jax.compilation.hardware import Topology
@@ -65,27 +65,21 @@ class Estimate:
         return cls(**{**row, "collectives": links})
 
 
-def estimate(
-    program: str,
-    config: ml_collections.ConfigDict,
-    topology: Topology,
-    mesh: jax.sharding.Mesh,
-    batch_size: int,
-) -> Estimate:
+def estimate(program: str, parts: programs.Parts, topology: Topology, batch_size: int) -> Estimate:
     """Compiles a program for a topology.
 
     Args:
       program: one of `programs.PROGRAMS`.
-      config: sizes, dtype, rematerialisation.
-      topology, mesh: from `hardware`.
+      parts: what it is made of, with a layout of the topology's devices.
+      topology: from `hardware`.
       batch_size: pairs over all devices.
 
     Returns:
       The estimate; one that says `fits=False` where the compiler runs out of the chip's memory.
     """
-    chip, dtype = topology.chip, config.model.dtype
+    chip, dtype = topology.chip, jnp.dtype(parts.model.dtype).name
     start = time.perf_counter()
-    lowered = programs.lower(program, config, mesh, batch_size)
+    lowered = programs.lower(program, parts, batch_size)
     memory: dict[str, int] = {}
     flops = moved = None
     links: tuple[hlo.Collective, ...] = ()
@@ -111,7 +105,7 @@ def estimate(
         program=program,
         topology=topology.name,
         dtype=dtype,
-        remat=config.model.remat,
+        remat=parts.model.remat,
         batch_size=batch_size,
         fits=not refused and memory["total"] <= limit,
         memory=memory,

@@ -18,12 +18,12 @@ import optax
 import pytest
 
 from configs import demo
-from finecausal_jax import settings
 from finecausal_jax.models.finecausal import FineCausal, Outputs
 from finecausal_jax.models.layers import BatchNorm, Dense
-from finecausal_jax.runtime import layout
 from finecausal_jax.runtime.checkpoints import OPTIMISER, VARIABLES, CheckpointStore
-from finecausal_jax.training import loop, schedule, state, steps
+from finecausal_jax.runtime.layout import make_layout
+from finecausal_jax.settings import read, things
+from finecausal_jax.training import schedule, state, steps
 from finecausal_jax.training.optimiser import Optimiser, make_optimiser
 
 STEPS_PER_EPOCH = 4
@@ -257,14 +257,14 @@ def made_state(config, model, optimiser):
     return state.init_state({"params": params, "batch_stats": stats}, optimiser)
 
 
-def run_steps(mesh, count, config=None):
+def run_steps(layout, count, config=None):
     config = config or tiny_config()
-    model = settings.make_model(config)
-    step, optimiser = loop.make_step(config, model, STEPS_PER_EPOCH, mesh)
-    current = jax.device_put(made_state(config, model, optimiser), layout.replicated(mesh))
+    settings = read(config)
+    step, optimiser = things.make_training_step(settings, STEPS_PER_EPOCH, layout)
+    current = layout.place(made_state(config, things.make_model(settings), optimiser))
     results = []
     for number in range(count):
-        batch = layout.place_batch(made_batch(config, number), mesh)
+        batch = layout.place_batch(made_batch(config, number))
         current, losses = step(current, batch, jax.random.key(1))
         results.append(jax.device_get(losses))
     return step, current, results
@@ -272,11 +272,8 @@ def run_steps(mesh, count, config=None):
 
 def check_devices():
     """Run under 8 devices: a step of two micro-batches on one of them and on all of them."""
-    one = jax.make_mesh(
-        (1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1]
-    )
-    eight = layout.make_mesh()
-    assert eight.size == 8
+    one, eight = make_layout(jax.devices()[:1]), make_layout()
+    assert eight.mesh.size == 8
     _, state1, losses1 = run_steps(one, 2)
     _, state8, losses8 = run_steps(eight, 2)
     # Sums over the batch are taken in another order: float32 keeps 1e-5 of a loss.
@@ -316,27 +313,20 @@ def test_eight_devices_give_what_one_gives():
 
 @pytest.mark.slow
 def test_a_resumed_run_goes_on_bit_for_bit(tmp_path):
-    mesh = layout.make_mesh()
+    layout = make_layout()
     config = tiny_config()
-    step, unbroken, losses = run_steps(mesh, 3, config)
+    step, unbroken, losses = run_steps(layout, 3, config)
     assert int(unbroken.step) == 3
     assert all(np.isfinite(jax.tree.leaves(part)).all() for part in losses)
 
-    current = jax.device_put(
-        made_state(
-            config,
-            settings.make_model(config),
-            loop.make_step(config, settings.make_model(config), STEPS_PER_EPOCH, mesh)[1],
-        ),
-        layout.replicated(mesh),
-    )
+    settings = read(config)
+    _, optimiser = things.make_training_step(settings, STEPS_PER_EPOCH, layout)
+    current = layout.place(made_state(config, things.make_model(settings), optimiser))
     for number in range(3):
-        batch = layout.place_batch(made_batch(config, number), mesh)
+        batch = layout.place_batch(made_batch(config, number))
         current, _ = step(current, batch, jax.random.key(1))
         if number == 0:  # stop between two micro-batches, and start again from the files
-            abstract = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), current
-            )
+            abstract = layout.shapes(current)
             items = {"step": current.step, "opt_state": current.opt_state}
             with CheckpointStore(tmp_path) as store:
                 store.save(1, {VARIABLES: current.variables, OPTIMISER: items})
