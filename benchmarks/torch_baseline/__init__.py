@@ -24,6 +24,7 @@ if importlib.util.find_spec("torch") is None:
     )
 
 from benchmarks.torch_baseline.checkpoint import load_checkpoint, load_state
+from benchmarks.torch_baseline.fineparser import FineParser
 from benchmarks.torch_baseline.model import FineCausal
 from benchmarks.torch_baseline.outputs import Features, Outputs
 from benchmarks.torch_baseline.schedule import Schedule
@@ -36,6 +37,7 @@ __all__ = [
     "Batch",
     "Features",
     "FineCausal",
+    "FineParser",
     "Outputs",
     "Schedule",
     "StepLosses",

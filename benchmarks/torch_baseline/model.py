@@ -174,9 +174,7 @@ class FineCausal(nn.Module):
             ],
             dim=1,
         )  # [v, 3, 12, 64]
-        temporal, temporal_attention = self.temporal_causal_attn(embedding.mean(2))
-        # Parity: all 12 tokens of a stage become its one vector.
-        dynamic = temporal.unsqueeze(2).expand_as(embedding)
+        dynamic, temporal, temporal_attention = self._relate(embedding)
 
         static_decoded = _decode((self.decoder1, self.decoder1, self.decoder3), static)
         dynamic_decoded = _decode((self.decoder2, self.decoder2, self.decoder4), dynamic)
@@ -212,7 +210,9 @@ class FineCausal(nn.Module):
         images = images.contiguous(memory_format=self.frames_format)
         return self.video_encoder.backbone(images).reshape(count, frames, -1)
 
-    def _intervene(self, original: Tensor, fused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _intervene(
+        self, original: Tensor, fused: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         videos, windows, features = original.shape
         graphs = 1 if self.graph_scope == "batch" else videos // 2
 
@@ -225,6 +225,11 @@ class FineCausal(nn.Module):
         causal, attention1, attention2 = self.causal_intervention(nodes)
         causal = causal.reshape(graphs, 2, -1, windows, features).transpose(0, 1)
         return causal.reshape(videos, windows, features), attention1, attention2
+
+    def _relate(self, embedding: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        temporal, attention = self.temporal_causal_attn(embedding.mean(2))
+        # Parity: all 12 tokens of a stage become its one vector.
+        return temporal.unsqueeze(2).expand_as(embedding), temporal, attention
 
 
 def _by_video(x: Tensor, videos: int) -> Tensor:

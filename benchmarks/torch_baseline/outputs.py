@@ -28,6 +28,8 @@ class Features(NamedTuple):
 class Outputs:
     """Everything the model names for `v = 2b` videos, queries first; `g` graphs of `n` nodes.
 
+    What belongs to the graph or to temporal attention is None in FineParser, which has neither.
+
     The first `b` rows of everything after `temporal_attention` have the query as the decoders'
     query and the exemplar as their memory, the last `b` rows the reverse.
 
@@ -57,15 +59,15 @@ class Outputs:
     mask_feature: Tensor
     fused_feature: Tensor
     causal_feature: Tensor
-    spatial_attention_layer1: Tensor
-    spatial_attention_layer2: Tensor
+    spatial_attention_layer1: Tensor | None
+    spatial_attention_layer2: Tensor | None
     transition_probability: Tensor
     transitions: Tensor
     static_feature: Tensor
     stage_feature: Tensor
     stage_embedding: Tensor
-    temporal_feature: Tensor
-    temporal_attention: Tensor
+    temporal_feature: Tensor | None
+    temporal_attention: Tensor | None
     static_decoded: Tensor
     dynamic_decoded: Tensor
     stage_delta_dynamic: Tensor

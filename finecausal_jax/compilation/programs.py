@@ -102,5 +102,6 @@ def _videos(parts: Parts, count: int) -> dict[str, jax.ShapeDtypeStruct]:
         "mask": ((count, frames, size, size), jnp.uint8),
         "transitions": ((count, 2), jnp.int32),
         "completeness": ((count,), jnp.float32),
+        "difficulty": ((count,), jnp.float32),
     }
     return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}

@@ -23,22 +23,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from finecausal_jax.models import outputs
 from finecausal_jax.models.causal_graph import GRAPHS, stage_edges
 from finecausal_jax.models.decoders import PairDecoder
 from finecausal_jax.models.graph_attention import BatchedIntervention, correct_windows
 from finecausal_jax.models.i3d import I3D
 from finecausal_jax.models.layers import MLP
 from finecausal_jax.models.network_arguments import NetworkArguments
-from finecausal_jax.models.outputs import (
-    Features,
-    Fused,
-    Intervened,
-    Located,
-    Outputs,
-    Related,
-    Staged,
-    steps_after,
-)
+from finecausal_jax.models.outputs import Features, Outputs
 from finecausal_jax.models.segmenter import Segmenter
 from finecausal_jax.models.stages import (
     StageReducer,
@@ -58,10 +50,8 @@ WINDOW_TOKENS = 4  # to how many steps a stage's windows are resampled
 class FineCausal(NetworkArguments):
     """The whole scorer, made from `NetworkArguments`.
 
-    Its steps are methods, to be called by `model.apply(variables, ..., method="go_on")`.
-
-    Raises:
-      ValueError: when first used, if its arguments do not fit each other.
+    Its steps are methods, to be called by `model.apply(variables, ..., method="go_on")`. When first
+    used it raises ValueError where its arguments do not fit each other.
     """
 
     def setup(self) -> None:
@@ -93,8 +83,9 @@ class FineCausal(NetworkArguments):
         self.decoder4 = PairDecoder(dtype=dtype)
         self.regressor_delta1 = MLP((4 * self.embedding, self.embedding, 1), dtype)
         self.regressor_delta2 = MLP((4 * self.embedding, self.embedding, 1), dtype)
-        # The learned weights of the three losses live with the parameters they train beside.
-        self.awl = self.param("awl", nn.initializers.ones, (3,))
+        if self.loss_weighting == "learned":
+            # The weights of the three losses live with the parameters they train beside.
+            self.awl = self.param("awl", nn.initializers.ones, (3,))
 
     def __call__(
         self,
@@ -145,7 +136,7 @@ class FineCausal(NetworkArguments):
         Raises:
           ValueError: `to` is none of the steps that are left to run.
         """
-        for name in steps_after(state, to):
+        for name in outputs.steps_after(state, to):
             options = labels if name == "locate" else {}
             state = getattr(self, name)(state, train=train, **options)
         return state
@@ -181,15 +172,17 @@ class FineCausal(NetworkArguments):
             mask_logits=tuple(m.reshape(*by_video, *m.shape[1:]) for m in maps),
         )
 
-    def fuse(self, features: Features, *, train: bool = False) -> Fused:
+    def fuse(self, features: Features, *, train: bool = False) -> outputs.Fused:
         """Weights motion by the mask feature, the only way of the predicted mask into the score."""
         fused = features.video_feature * nn.sigmoid(features.mask_feature)  # [v, 9, 1024]
         graph = GRAPHS[self.graph] if self.graph_intervention else None
-        return Fused(**vars(features), fused_feature=fused, graph=graph)
+        return outputs.Fused(**vars(features), fused_feature=fused, graph=graph)
 
-    def intervene(self, fused: Fused, *, train: bool = False) -> Intervened:
-        """Corrects motion by messages along `fused.graph`; without one, motion stays as it is."""
-        causal, weights1, weights2 = fused.video_feature, None, None
+    def intervene(self, fused: outputs.Fused, *, train: bool = False) -> outputs.Intervened:
+        """Corrects motion by messages along `fused.graph`, or passes `without_graph` on."""
+        is_fused = self.without_graph == "fused"
+        causal = fused.fused_feature if is_fused else fused.video_feature
+        weights1, weights2 = None, None
         if fused.graph is not None:
             self.check_has("graph_intervention")
             pairs = fused.video_feature.shape[0] // 2
@@ -200,7 +193,7 @@ class FineCausal(NetworkArguments):
                 fused.fused_feature,
                 graphs=pairs if self.graph_scope == "pair" else 1,
             )
-        return Intervened(
+        return outputs.Intervened(
             **vars(fused),
             causal_feature=causal,  # [v, 9, 1024]
             spatial_attention_layer1=weights1,
@@ -209,12 +202,12 @@ class FineCausal(NetworkArguments):
 
     def locate(
         self,
-        intervened: Intervened,
+        intervened: outputs.Intervened,
         *,
         train: bool = False,
         transitions: Int[Array, "v 2"] | None = None,
         static_from_prediction: Bool[Array, ""] | None = None,
-    ) -> Located:
+    ) -> outputs.Located:
         """Finds the transitions in the corrected motion.
 
         Args:
@@ -231,7 +224,7 @@ class FineCausal(NetworkArguments):
         frame_cuts = used
         if static_from_prediction is not None:
             frame_cuts = jnp.where(static_from_prediction, predicted, used)
-        return Located(
+        return outputs.Located(
             **vars(intervened),
             transition_probability=probability,
             transitions=predicted,
@@ -239,7 +232,7 @@ class FineCausal(NetworkArguments):
             frame_cuts=frame_cuts,
         )
 
-    def stage(self, located: Located, *, train: bool = False) -> Staged:
+    def stage(self, located: outputs.Located, *, train: bool = False) -> outputs.Staged:
         """Cuts both kinds of feature into stages and reduces each stage to tokens.
 
         The static tokens come from `frame_feature`, so neither mask nor graph changes them while
@@ -254,7 +247,7 @@ class FineCausal(NetworkArguments):
         embedding = jnp.stack(
             [reduce(piece, **mode) for reduce, piece in zip(reducers, pieces, strict=True)], axis=1
         )
-        return Staged(
+        return outputs.Staged(
             **vars(located),
             static_feature=static,  # [v, 3, 4, 64]
             stage_feature=stage_feature,  # [v, 12, 1024]
@@ -262,7 +255,7 @@ class FineCausal(NetworkArguments):
             stage_order=self.stage_order if self.temporal_attention else None,
         )
 
-    def relate(self, staged: Staged, *, train: bool = False) -> Related:
+    def relate(self, staged: outputs.Staged, *, train: bool = False) -> outputs.Related:
         """Lets stages influence each other in `staged.stage_order`; the static tokens stay out."""
         embedding = staged.stage_embedding
         tokens, temporal, weights = embedding, None, None
@@ -274,14 +267,14 @@ class FineCausal(NetworkArguments):
             )
             # Parity: all tokens of a stage become its one vector.
             tokens = jnp.broadcast_to(temporal[:, :, None], embedding.shape)
-        return Related(
+        return outputs.Related(
             **vars(staged),
             temporal_feature=temporal,
             temporal_attention=weights,
             dynamic_feature=tokens,
         )
 
-    def judge(self, related: Related, *, train: bool = False) -> Outputs:
+    def judge(self, related: outputs.Related, *, train: bool = False) -> Outputs:
         """Compares each video's tokens with the other's and regresses the difference.
 
         Half of it comes from the static tokens, which saw neither mask nor graph, half from motion.

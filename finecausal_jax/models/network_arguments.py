@@ -25,10 +25,12 @@ class NetworkArguments(nn.Module):
       stage_margin: frames by which the static encoder's stages overlap each transition.
       graph_intervention: whether a graph corrects the motion features (paper's ablation).
       graph: what the graph takes in and connects, a name of `causal_graph.GRAPHS`.
+      without_graph: which motion features go on where there is no graph: "original", which the mask
+        has no part in, or "fused", those weighted by the mask feature, as in FineParser.
       graph_scope: "pair" gives each pair its own graph; "batch" puts the whole batch in one graph,
         as the reference does when it trains, so that samples see each other.
-      temporal_attention: whether stages attend to other stages (paper's ablation). With both off
-        this is FineParser's model.
+      temporal_attention: whether stages attend to other stages (paper's ablation). Without graph
+        and temporal attention, with "fused" features, this is FineParser's network.
       stage_order: which stages attend to which, a name of `causal_graph.STAGE_ORDERS`.
       graph_dropout, attention_dropout, dropout: rates in the graph, on temporal attention weights,
         and elsewhere in the temporal encoder.
@@ -37,6 +39,10 @@ class NetworkArguments(nn.Module):
         from random values needs.
       delta_scale: points for one unit of the regressors' output; 1 is the reference's. A short
         training from random values gets to the spread of completeness sooner with that spread.
+      target: what `Outputs.delta` is the difference of: "completeness" (score / difficulty), or
+        "score", as in FineParser.
+      loss_weighting: "learned" weighs the losses by parameters of the network, `awl`; "sum" adds
+        them up as they are, as FineParser does, and has no such parameters.
       dtype: compute dtype, float32 or bfloat16. Parameters, statistics, softmax, regression and
         outputs are float32.
       remat: "blocks" keeps only the inputs of the encoders' blocks for the backward pass, which
@@ -55,6 +61,7 @@ class NetworkArguments(nn.Module):
     stage_margin: int = 5
     graph_intervention: bool = True
     graph: str = "complete"
+    without_graph: str = "original"
     graph_scope: str = "pair"
     temporal_attention: bool = True
     stage_order: str = "causal"
@@ -63,6 +70,8 @@ class NetworkArguments(nn.Module):
     dropout: float = 0.01
     base_batch_norm: str = "running"
     delta_scale: float = 1.0
+    target: str = "completeness"
+    loss_weighting: str = "learned"
     dtype: Any = jnp.float32
     remat: str = "none"
 
@@ -93,8 +102,11 @@ class NetworkArguments(nn.Module):
             )
         for name, value, known in (
             ("graph", self.graph, tuple(GRAPHS)),
+            ("without_graph", self.without_graph, ("original", "fused")),
             ("graph_scope", self.graph_scope, ("pair", "batch")),
             ("stage_order", self.stage_order, tuple(STAGE_ORDERS)),
+            ("target", self.target, ("completeness", "score")),
+            ("loss_weighting", self.loss_weighting, ("learned", "sum")),
             ("base_batch_norm", self.base_batch_norm, ("running", "batch")),
             ("remat", self.remat, ("none", "blocks")),
             ("dtype", jnp.dtype(self.dtype).name, ("float32", "bfloat16")),

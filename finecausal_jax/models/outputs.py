@@ -50,7 +50,7 @@ class Fused(Features):
 
 @flax.struct.dataclass(kw_only=True)
 class Intervened(Fused):
-    """And the motion features as the graph corrects them.
+    """And the motion features as the graph corrects them, or leaves them.
 
     Attributes:
       causal_feature: [v, n, 1024]; all that later steps see of motion and of the mask.

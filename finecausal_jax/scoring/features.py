@@ -23,6 +23,7 @@ class Network(Protocol):
     Attributes:
       window_stride: frames from one window to the next.
       graph_scope: "pair", or "batch" where the pairs of a batch see each other.
+      target: what it says the difference of, "completeness" or "score".
     """
 
     @property
@@ -30,6 +31,9 @@ class Network(Protocol):
 
     @property
     def graph_scope(self) -> str: ...
+
+    @property
+    def target(self) -> str: ...
 
     def apply(self, variables: Any, *arguments: Any, method: str) -> Any:
         """Calls `encode` of videos, or `compare` of two `Features`."""

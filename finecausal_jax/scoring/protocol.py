@@ -51,8 +51,9 @@ class DiveScore:
       difficulty: its degree of difficulty.
       score: its true score, points.
       exemplars: keys of the exemplars.
-      exemplar_completeness: float64 [k], points.
-      deltas: float64 [k], predicted completeness of the query less that of the exemplar, points.
+      target: what was regressed, "completeness" (score over difficulty) or "score".
+      exemplar_targets: float64 [k], the exemplars' known values of it, points.
+      deltas: float64 [k], predicted value of the query less that of the exemplar, points.
       stage_deltas: float64 [k, 3], shares of forward, twist and entry in `deltas`; they add up.
       transitions: int64 [k, 2], predicted transitions of the query (they depend on the exemplar).
       true_transitions: int64 [2], labelled ones.
@@ -65,7 +66,8 @@ class DiveScore:
     difficulty: float
     score: float
     exemplars: tuple[Key, ...]
-    exemplar_completeness: Float[np.ndarray, " k"]
+    target: str
+    exemplar_targets: Float[np.ndarray, " k"]
     deltas: Float[np.ndarray, " k"]
     stage_deltas: Float[np.ndarray, "k 3"]
     transitions: np.ndarray
@@ -79,14 +81,21 @@ class DiveScore:
         return self.score / self.difficulty
 
     @property
+    def predicted_target(self) -> float:
+        """Mean over the exemplars of delta plus the exemplar's known value, points."""
+        return float(np.mean(self.deltas + self.exemplar_targets))
+
+    @property
     def predicted_completeness(self) -> float:
-        """Mean over the exemplars of delta plus the exemplar's completeness, points."""
-        return float(np.mean(self.deltas + self.exemplar_completeness))
+        """Predicted score over difficulty, points."""
+        predicted = self.predicted_target
+        return predicted / self.difficulty if self.target == "score" else predicted
 
     @property
     def predicted_score(self) -> float:
-        """Predicted completeness times difficulty, points."""
-        return self.predicted_completeness * self.difficulty
+        """Points; where completeness was regressed, that times difficulty."""
+        predicted = self.predicted_target
+        return predicted if self.target == "score" else predicted * self.difficulty
 
     @property
     def tiou(self) -> float:
@@ -192,7 +201,8 @@ def score_dives(
     for info, picked in zip(infos, chosen, strict=True):
         share = slice(first, first + len(picked))
         part = jax.tree.map(lambda values, share=share: values[share], compared)
-        results.append(_dive_score(info, [known_dives[row] for row in picked], part, known))
+        partners = [known_dives[row] for row in picked]
+        results.append(_dive_score(info, partners, part, known, scorer.model.target))
         first += len(picked)
     return results
 
@@ -211,8 +221,8 @@ def summarize(dives: Sequence[DiveScore]) -> dict[str, float]:
       query's direction only); `dives` and `pairs`, how many there were.
     """
     tious = np.array([dive.tiou for dive in dives])
-    # delta - (completeness of the query - completeness of the exemplar), pair by pair
-    errors = [dive.deltas - (dive.completeness - dive.exemplar_completeness) for dive in dives]
+    # delta - (true value of the query - that of the exemplar), pair by pair
+    errors = [d.deltas - (getattr(d, d.target) - d.exemplar_targets) for d in dives]
     return {
         **metrics.score_metrics(
             [dive.predicted_completeness for dive in dives],
@@ -233,6 +243,7 @@ def _dive_score(
     exemplars: Sequence[DiveInfo],
     compared: Comparison,
     encodings: Mapping[Key, Encoding],
+    target: str,
 ) -> DiveScore:
     """Gathers a query's result from its pairs."""
     keys = tuple(exemplar.key for exemplar in exemplars)
@@ -251,7 +262,8 @@ def _dive_score(
         difficulty=query.difficulty,
         score=query.score,
         exemplars=keys,
-        exemplar_completeness=np.array([one.completeness for one in exemplars], np.float64),
+        target=target,
+        exemplar_targets=np.array([getattr(one, target) for one in exemplars], np.float64),
         deltas=compared.delta.astype(np.float64),
         stage_deltas=compared.stage_delta.astype(np.float64),
         transitions=transitions,

@@ -247,7 +247,7 @@ def _dive_json(dive: DiveScore) -> dict[str, Any]:
             {
                 "competition": key[0],
                 "index": key[1],
-                "completeness": dive.exemplar_completeness[i],
+                dive.target: dive.exemplar_targets[i],
                 "delta": dive.deltas[i],
                 "predicted_transitions": dive.transitions[i],
             }

@@ -120,9 +120,42 @@ class Model:
         choices=("pair", "batch"),
     )
     graph_intervention: bool = key(
-        True, Affects.SCORES, "Whether graph attention corrects the features."
+        True, Affects.SCORES, "Whether graph attention corrects the motion features."
     )
-    temporal_attention: bool = key(True, Affects.SCORES, "Whether stages attend to earlier stages.")
+    graph: str = key(
+        "complete",
+        Affects.SCORES,
+        "What the graph takes in and connects: original and fused features, or one of the two.",
+        choices=("complete", "original", "fused"),
+    )
+    without_graph: str = key(
+        "original",
+        Affects.SCORES,
+        "Which motion features go on where there is no graph: the original ones, which the mask "
+        "has no part in, or those fused with the mask feature, as in FineParser.",
+        choices=("original", "fused"),
+    )
+    temporal_attention: bool = key(True, Affects.SCORES, "Whether stages attend to other stages.")
+    stage_order: str = key(
+        "causal",
+        Affects.SCORES,
+        "Which stages a stage attends to besides itself: earlier ones, all, none or later ones.",
+        choices=("causal", "full", "none", "reversed"),
+    )
+    target: str = key(
+        "completeness",
+        Affects.SCORES,
+        "What the network regresses the difference of: completeness (score over difficulty), or "
+        "the score itself, as FineParser does. The exemplars' known values are of the same.",
+        choices=("completeness", "score"),
+    )
+    loss_weighting: str = key(
+        "learned",
+        Affects.SCORES,  # not of scores, but of the network's parameters
+        "How the three losses are added: with learned weights, which are parameters of the "
+        "network, or as they are, as FineParser does.",
+        choices=("learned", "sum"),
+    )
     graph_dropout: float = key(0.1, Affects.TRAINING, "Dropout in the graph.", least=0, most=1)
     attention_dropout: float = key(
         0.1, Affects.TRAINING, "Dropout of the temporal attention's weights.", least=0, most=1

@@ -1,4 +1,4 @@
-"""The three losses and their learned weighting, as the reference trains them."""
+"""The three losses and how they are added, as the reference trains them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ FOCAL_GAMMA = 2.0
 
 @flax.struct.dataclass
 class Losses:
-    """Scalars, float32: the weighted sum and its three parts before weighting."""
+    """Scalars, float32: what is minimised, and its three parts before weighting."""
 
     loss: Any
     loss_aqa: Any
@@ -26,12 +26,12 @@ class Losses:
 def delta_loss(
     delta: Float[Array, "v 1"], query: Float[Array, " b"], exemplar: Float[Array, " b"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Mean squared errors of the predicted differences in completeness.
+    """Mean squared errors of the predicted differences.
 
     Args:
       delta: predictions, rows as in `Outputs.delta`.
-      query: completeness of each query, points.
-      exemplar: completeness of each exemplar, points.
+      query: completeness of each query (or score, where that is the network's target), points.
+      exemplar: the same of each exemplar, points.
 
     Returns:
       The errors query -> exemplar and exemplar -> query, points squared. Training sums both;
@@ -96,6 +96,13 @@ def total_loss(
         jnp.float32(0),
     )
     return Losses(loss, loss_aqa, loss_tas, loss_mask)
+
+
+def plain_sum(
+    loss_aqa: Float[Array, ""], loss_tas: Float[Array, ""], loss_mask: Float[Array, ""]
+) -> Losses:
+    """Adds the losses up as they are, as FineParser does."""
+    return Losses(loss_aqa + loss_tas + loss_mask, loss_aqa, loss_tas, loss_mask)
 
 
 @jax.custom_jvp

@@ -80,7 +80,7 @@ def train_step(
             rngs=rngs,
             mutable=["batch_stats"],
         )
-        parts = pair_losses(params, out, videos, mask, model.window_stride)
+        parts = pair_losses(model, params, out, videos, mask)
         return parts.loss, (parts, updates["batch_stats"])
 
     gradients, (parts, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
@@ -95,22 +95,29 @@ def train_step(
 
 
 def pair_losses(
-    params: Any, out: Outputs, videos: dict[str, Any], mask: jax.Array, window_stride: int
+    model: Any, params: Any, out: Outputs, videos: dict[str, Any], mask: jax.Array
 ) -> losses.Losses:
     """The losses of a batch of pairs.
 
     Args:
+      model: a `FineCausal`, which says what is regressed and how losses are added.
       params: for the learned weights, `awl`.
       out: what the model says, v = 2b videos.
-      videos: "completeness" [v] and "transitions" [v, 2], queries first.
+      videos: "completeness" [v], where the score is regressed "difficulty" [v], and "transitions"
+        [v, 2], queries first.
       mask: foreground [v, t, h, w] in 0..1.
-      window_stride: the model's.
     """
-    query, exemplar = jnp.split(videos["completeness"], 2)
-    loss_aqa = sum(losses.delta_loss(out.delta, query, exemplar))
-    loss_tas = losses.transition_loss(out.transition_probability, videos["transitions"])
-    loss_mask = losses.mask_loss(out.mask_logits, mask, window_stride)
-    return losses.total_loss(params["awl"], loss_aqa, loss_tas, loss_mask)
+    known = videos["completeness"]
+    if model.target == "score":
+        known = known * videos["difficulty"]
+    parts = (
+        sum(losses.delta_loss(out.delta, *jnp.split(known, 2))),
+        losses.transition_loss(out.transition_probability, videos["transitions"]),
+        losses.mask_loss(out.mask_logits, mask, model.window_stride),
+    )
+    if model.loss_weighting == "sum":
+        return losses.plain_sum(*parts)
+    return losses.total_loss(params["awl"], *parts)
 
 
 def _with_frozen(after: Any, before: Any, modules: Set[str]) -> Any:

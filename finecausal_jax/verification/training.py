@@ -82,7 +82,7 @@ def train_step(reference: Reference) -> Iterator[Check]:
             mutable=["batch_stats"],
         )
         # The training step's own function, so that what it puts together is what is checked.
-        losses = pair_losses(variables["params"], out, videos, mask, model.window_stride)
+        losses = pair_losses(model, variables["params"], out, videos, mask)
         counts = mask_counts(out.mask_logits[-1], mask, model.window_stride)
         out = out.replace(mask_logits=None)  # 290 MB a pair that nothing below reads
         return losses, (out, updates, counts)

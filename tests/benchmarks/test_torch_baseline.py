@@ -429,6 +429,25 @@ class TestModel:
         with torch.device("meta"):
             assert rates(torch_baseline.FineCausal(dropout=False)) == [0.0]
 
+    def test_fineparser_goes_on_with_fused_features_and_each_stages_own_tokens(self):
+        model = torch_baseline.FineParser().eval()
+        assert (
+            not {"causal_intervention", "temporal_causal_attn", "awl"}
+            & dict(model.named_children()).keys()
+        )
+        features = torch_baseline.Features(
+            torch.rand(2, 9, 1024), torch.rand(2, 9, 1024), torch.rand(2, 96, 512)
+        )
+        with torch.no_grad():
+            out = model.compare(features)
+        torch.testing.assert_close(
+            out.causal_feature, features.video_feature * torch.sigmoid(features.mask_feature)
+        )
+        assert out.temporal_feature is None and out.spatial_attention_layer1 is None
+        own = model.decoder2(out.stage_embedding[:1, 1], out.stage_embedding[1:, 1])
+        torch.testing.assert_close(out.dynamic_decoded[:1, 12:24], own)
+        assert model.awl((torch.tensor(1.0), torch.tensor(2.0), torch.tensor(4.0))) == 7
+
     def test_unknown_names_are_refused(self, model):
         with pytest.raises(ValueError, match="expected 'pair' or 'batch', got 'all'"):
             torch_baseline.FineCausal("all")

@@ -46,6 +46,7 @@ class Mean:
 
     window_stride = 4
     graph_scope = "pair"
+    target = "completeness"
 
     def __init__(self):
         self.precisions = []

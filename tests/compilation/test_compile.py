@@ -412,6 +412,7 @@ class Brightness:
 
     window_stride = 1
     graph_scope = "pair"
+    target = "completeness"
 
     def apply(self, variables, *arguments, method):
         if method == "encode":

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from made_weights import assert_same, trained_adam
 
+from configs import fineparser
 from finecausal_jax.interop import conversion, export
 from finecausal_jax.interop.checkpoint_files import read_weights
 from finecausal_jax.interop.conversion import convert_file
 from finecausal_jax.interop.order import CAUSAL_MODULES, OPTIMIZER_GROUPS
 from finecausal_jax.interop.pytorch import rename_to_pytorch
-from finecausal_jax.settings import things
+from finecausal_jax.runtime.layout import make_layout
+from finecausal_jax.settings import read, things
 
 pytestmark = pytest.mark.slow
 
@@ -51,6 +53,16 @@ def test_fineparsers_file_comes_back_bit_for_bit(tmp_path, seeded, write_pth):
     content = export.read_checkpoint(tmp_path / "run", without_causal=True)
     export.write_pytorch(content, tmp_path / "back.pth")
     assert_same({m: read_weights(tmp_path / "back.pth").state[m] for m in want}, want)
+
+    # Its own config has a place for everything in the file, and for nothing else.
+    settings = read(fineparser.get_config())
+    converted = convert_file(source, model=things.make_model(settings))
+    assert not converted.fresh
+    conversion.save_converted(converted, tmp_path / "own")
+    _, variables = things.load_network(settings, tmp_path / "own", "latest", make_layout())
+    found = rename_to_pytorch(variables)
+    assert_same({m: {k: want[m][k] for k in found[m]} for m in found}, found)
+    assert want.keys() - found.keys() == {"regressor_delta3"}
 
 
 def test_adams_moments_come_back_bit_for_bit(tmp_path, seeded, torch, write_pth):

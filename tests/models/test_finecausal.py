@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from finecausal_jax.interop.order import CAUSAL_MODULES
 from finecausal_jax.models.causal_graph import GRAPHS, NODE_KINDS, EdgeSet, MessageGraph
 from finecausal_jax.models.finecausal import STAGE_WEIGHTS, Features, FineCausal
 from finecausal_jax.models.outputs import STEPS, steps_after
@@ -206,24 +207,30 @@ def test_messages_pass_along_the_edges_of_the_graph(name):
             )
 
 
-def test_modules_that_are_switched_off_have_no_parameters():
-    every, fewer = shapes_of()["params"], shapes_of(**dict.fromkeys(SWITCHES, False))["params"]
-    assert every.keys() - fewer.keys() == set(SWITCHES.values())
+def test_what_is_switched_off_has_no_parameters():
+    off = dict.fromkeys(SWITCHES, False) | {"loss_weighting": "sum"}
+    every, fewer = shapes_of()["params"], shapes_of(**off)["params"]
+    assert every.keys() - fewer.keys() == set(CAUSAL_MODULES)  # what FineParser's files lack
     assert fewer == {name: every[name] for name in fewer}
 
 
-def test_without_the_graph_motion_features_are_used_as_they_are():
+@pytest.mark.parametrize("kept", ["original", "fused"])
+def test_without_the_graph_one_feature_or_the_other_goes_on(kept):
     features = make_features()
-    run = functools.partial(go_on, to="intervene", graph_intervention=False)
+    run = functools.partial(go_on, to="intervene", graph_intervention=False, without_graph=kept)
     out = run(features)
-    np.testing.assert_array_equal(out.causal_feature, features.video_feature)
+    want = {"original": features.video_feature, "fused": out.fused_feature}[kept]
+    np.testing.assert_array_equal(out.causal_feature, want)
     assert out.graph is out.spatial_attention_layer1 is out.spatial_attention_layer2 is None
-    # A network that has a graph can do without it, but not the other way round.
+
+
+def test_a_network_with_a_graph_can_do_without_it_but_not_the_reverse():
+    features = make_features()
     fused = go_on(features, to="fuse")
     same = go_on(fused.replace(graph=None), to="intervene")
     np.testing.assert_array_equal(same.causal_feature, features.video_feature)
     with pytest.raises(ValueError, match="made with graph_intervention=False and has no param"):
-        run(fused)
+        go_on(fused, to="intervene", graph_intervention=False)
 
 
 def test_without_temporal_attention_stages_keep_their_tokens(whole):

@@ -83,7 +83,7 @@ def first_step(model):
         rngs={"params": jax.random.key(0), "dropout": jax.random.key(1)},
         mutable=["params", "batch_stats"],
     )
-    parts = steps.pair_losses(variables["params"], out, videos, mask, model.window_stride)
+    parts = steps.pair_losses(model, variables["params"], out, videos, mask)
     return parts, out, variables
 
 

@@ -72,6 +72,7 @@ class FakeModel:
 
     window_stride: int = 4
     graph_scope: str = "pair"
+    target: str = "completeness"
     name: str = ""  # models of one name share compiled functions
     traced: list = dataclasses.field(default_factory=list, compare=False, hash=False)
 

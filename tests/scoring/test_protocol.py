@@ -11,6 +11,7 @@ from finecausal_jax.data import exemplars, preprocessing
 from finecausal_jax.data.sources import ClipList
 from finecausal_jax.scoring import metrics, protocol
 from finecausal_jax.scoring.protocol import Choice
+from finecausal_jax.scoring.scorer import Scorer
 
 
 def level(source, row):
@@ -49,6 +50,33 @@ def test_scores_are_means_over_exemplars_times_difficulty(scorer, test_source, t
         np.testing.assert_allclose(dive.stage_deltas, shares, rtol=1e-6, atol=1e-7)
 
 
+def test_scores_are_regressed_without_difficulty(
+    make_model, variables, settings, test_source, train_source
+):
+    """Where the score is the target, it is the exemplar's score plus delta."""
+    model = make_model(target="score", name="score")
+    scorer = Scorer(model, variables, settings, progress=False)
+    result = run(scorer, test_source, train_source, exemplars=3)
+    errors = []
+    for row, (dive, picked) in enumerate(
+        zip(result.dives, pairs_of(test_source, train_source, 3), strict=True)
+    ):
+        delta = [3 * (level(test_source, row) - level(train_source, one)) for one in picked]
+        known = [train_source.infos[one].score for one in picked]
+        assert dive.predicted_score == pytest.approx(np.mean(np.add(delta, known)), rel=1e-5)
+        assert dive.predicted_completeness == dive.predicted_score / dive.difficulty
+        errors += [(d - (dive.score - k)) ** 2 for d, k in zip(dive.deltas, known, strict=True)]
+    predicted = [dive.predicted_score for dive in result.dives]
+    truth = [query.score for query in test_source.infos]
+    assert result.metrics["r_l2_x100"] == pytest.approx(100 * metrics.r_l2(predicted, truth))
+    assert result.metrics["loss_aqa"] == pytest.approx(np.mean(errors))
+    # The same exemplars as for completeness: the choice looks at dive numbers.
+    other = run(dataclasses.replace(scorer, model=make_model()), test_source, train_source)
+    assert [d.exemplars for d in other.dives] == [
+        d.exemplars for d in run(scorer, test_source, train_source).dives
+    ]
+
+
 def test_metrics_follow_from_the_dives(scorer, test_source, train_source):
     result = run(scorer, test_source, train_source, exemplars=3)
     predicted = [dive.predicted_score for dive in result.dives]
@@ -58,7 +86,7 @@ def test_metrics_follow_from_the_dives(scorer, test_source, train_source):
     assert (result.metrics["dives"], result.metrics["pairs"]) == (5, 11)
     errors = []
     for dive in result.dives:
-        for delta, known in zip(dive.deltas, dive.exemplar_completeness, strict=True):
+        for delta, known in zip(dive.deltas, dive.exemplar_targets, strict=True):
             errors.append((delta - (dive.score / dive.difficulty - known)) ** 2)
     assert result.metrics["loss_aqa"] == pytest.approx(np.mean(errors))
 

@@ -72,3 +72,8 @@ def test_total_loss_weighs_by_learned_values():
     )
     want = 5 * (2 + math.log(2)) + (0.125 * 3 + math.log(5)) + (2 + math.log(1.25))
     np.testing.assert_allclose(got.loss, want, rtol=1e-6)
+
+
+def test_plain_sum_adds_the_parts_up():
+    found = losses.plain_sum(*(jnp.float32(part) for part in (3.0, 4.0, 5.0)))
+    assert [float(x) for x in vars(found).values()] == [12.0, 3.0, 4.0, 5.0]

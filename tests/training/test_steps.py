@@ -208,6 +208,18 @@ def test_losses_are_of_the_batch_s_own_pairs(small):
     want = 5 * (0.5 * aqa + np.log(2)) + 0.5 * (found.loss_tas + found.loss_mask) + 2 * np.log(2)
     np.testing.assert_allclose(found.loss, want, rtol=1e-5)
 
+    # FineParser's: the score's difference, and no learned weights to look for.
+    names = ("transitions", "completeness", "difficulty")
+    videos = {name: np.concatenate([batch[who][name] for who in batch]) for name in names}
+    fineparser = model.clone(target="score", loss_weighting="sum")
+    pair_losses = jax.jit(functools.partial(steps.pair_losses, fineparser, {}))
+    found = pair_losses(out, videos, np.float32(mask))
+    score = videos["completeness"] * videos["difficulty"]
+    difference = score[:3] - score[3:]
+    aqa = np.mean((delta[:3] - difference) ** 2) + np.mean((delta[3:] + difference) ** 2)
+    np.testing.assert_allclose(found.loss_aqa, aqa, rtol=1e-5)
+    np.testing.assert_allclose(found.loss, aqa + found.loss_tas + found.loss_mask, rtol=1e-5)
+
 
 def tiny_config():
     config = demo.get_config()
@@ -237,7 +249,7 @@ def made_batch(config, seed=0):
             "mask": random.integers(0, 256, (b, t, s, s)).astype(np.uint8),
             "transitions": np.stack([first, second], 1).astype(np.int32),
             "completeness": random.uniform(0, 30, b).astype(np.float32),
-            "difficulty": np.full(b, 3, np.float32),
+            "difficulty": random.uniform(1.5, 4, b).astype(np.float32),
             "row": np.arange(b, dtype=np.int32),
         }
 

@@ -81,6 +81,8 @@ def test_a_wrong_sum_of_losses_in_the_training_step_is_noticed(monkeypatch):
 
     class Model:
         window_stride = 6
+        target = "completeness"
+        loss_weighting = "learned"
 
         def apply(self, variables, query, exemplar, **_):
             return Outputs(**jax.tree.map(jnp.asarray, made)), {"batch_stats": {}}
