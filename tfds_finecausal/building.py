@@ -42,7 +42,7 @@ def build_dataset(
         stored (builder config `resized`).
       skip_bad: leave dives with problems out and list them in `skipped.json` of the data set.
       overwrite: build in any case, and replace the data set that is there.
-      progress: whether to show progress bars.
+      progress: whether to show how far it is.
       say: takes a line of text where a data set is kept.
 
     Returns:
@@ -90,7 +90,7 @@ def build_dataset(
         builder.skip_bad = skip_bad
         builder.progress = progress
         builder.fingerprint = print_of_release
-        # The bars of `progress` tell more than TFDS's own.
+        # What `progress` shows tells more than TFDS's own bars.
         tfds.disable_progress_bar()
         builder.download_and_prepare(
             download_dir=nothing_to_download,

@@ -13,11 +13,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from finecausal_jax.data import pipeline
 from finecausal_jax.data.preprocessing import Preprocessing
 from finecausal_jax.runtime.layout import Layout, make_layout
+from finecausal_jax.runtime.progress import progress
 from finecausal_jax.scoring import metrics
 from finecausal_jax.scoring.features import (
     Comparison,
@@ -84,7 +84,8 @@ class Scorer:
             batch_size=self.video_batch,
             workers=self.workers,
         )
-        with contextlib.closing(batches), self._bar(len(rows), label) as bar:
+        shown = progress(len(rows), f"encoding {label}", "videos", show=self.progress)
+        with contextlib.closing(batches), shown as bar:
             for batch in batches:
                 frames, mask = self.layout.place_batch((batch["frames"], batch["mask"]))
                 encoded = jax.device_get(
@@ -96,8 +97,8 @@ class Scorer:
                         lambda values, i=i: np.array(values[i]), encoded
                     )
                     key = source.infos[int(batch["row"][i])].key
-                    yield key, Encoding(features, counts, np.array(batch["transitions"][i]))
                     bar.update()
+                    yield key, Encoding(features, counts, np.array(batch["transitions"][i]))
 
     def compare(
         self, encodings: Mapping[Key, Encoding], pairs: Sequence[tuple[Key, Key]]
@@ -112,7 +113,7 @@ class Scorer:
         alone = self.model.graph_scope == "batch"
         batch_size = 1 if alone else self.pair_batch
         parts = []
-        with self._bar(len(pairs), "pairs") as bar:
+        with progress(len(pairs), "comparing", "pairs", show=self.progress) as bar:
             for first in range(0, len(pairs), batch_size):
                 batch = pairs[first : first + batch_size]
                 count = len(batch)
@@ -131,10 +132,6 @@ class Scorer:
                 )
                 bar.update(count)
         return jax.tree.map(lambda *one: np.concatenate(one), *parts)
-
-    def _bar(self, total: int, label: str) -> Any:
-        # tqdm's `disable=None` hides the bar where standard error is no terminal.
-        return tqdm(total=total, desc=label, leave=False, disable=None if self.progress else True)
 
 
 # Compiled once a network and shape: a validation in the midst of training reuses the last one's.
