@@ -230,7 +230,7 @@ class Pipeline(_XlaJob):
             data = dataclasses.replace(self.settings.data, stored=stored)
             settings = dataclasses.replace(self.settings, data=data)
             batches = pipeline.training_batches(
-                things.open_dives(settings, "train"),
+                things.open_dives(settings)["train"],
                 things.make_preprocessing(settings),
                 batch_size=self.task.batch_size,
                 seed=settings.seed,

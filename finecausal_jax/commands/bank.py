@@ -28,6 +28,7 @@ def define_flags() -> None:
 
 def run(flags: Any) -> int:
     """Makes the bank, or what is missing of it; returns the exit code."""
+    from finecausal_jax.data.dives import SPLITS
     from finecausal_jax.runtime.compilation_cache import use_compilation_cache
     from finecausal_jax.runtime.layout import make_layout
     from finecausal_jax.scoring import bank
@@ -41,7 +42,11 @@ def run(flags: Any) -> int:
     folder = pathlib.Path(flags.output or workdir / "bank")
     use_compilation_cache(settings.train.compilation_cache, workdir)
     layout = make_layout()
-    sources = {split: things.open_dives(settings, split) for split in flags.split}
+    unknown = set(flags.split) - set(SPLITS)
+    if unknown:
+        raise ValueError(f"--split={','.join(flags.split)}: expected train, test or both")
+    sides = things.open_dives(settings)
+    sources = {split: sides[split] for split in flags.split}
     step, variables = things.load_network(settings, workdir, flags.checkpoint, layout)
     scorer = things.make_scorer(settings, variables, layout)
     fingerprint = bank.make_fingerprint(scorer, sources)

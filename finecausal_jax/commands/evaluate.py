@@ -44,12 +44,12 @@ def run(flags: Any) -> int:
     layout = make_layout()
     step, variables = things.load_network(settings, folder, flags.checkpoint, layout)
     scorer = things.make_scorer(settings, variables, layout)
-    test, train = (things.open_dives(settings, split) for split in ("test", "train"))
+    sides = things.open_dives(settings)
     encodings = None
     if flags.bank:
-        fingerprint = bank.make_fingerprint(scorer, {"train": train, "test": test})
+        fingerprint = bank.make_fingerprint(scorer, sides)
         encodings = bank.load_bank(flags.bank, fingerprint)
-    result = things.evaluate_split(settings, scorer, test, train, encodings)
+    result = things.evaluate_split(settings, scorer, sides["test"], sides["train"], encodings)
     name = settings.data_name
     report.print_table(result, data_name=name)
     table = report.write_json(result, folder / "evaluation.json", data_name=name, step=step)

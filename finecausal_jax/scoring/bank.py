@@ -26,8 +26,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from finecausal_jax.data import pipeline
 from finecausal_jax.data.dives import DATASET_NAME, DATASET_VERSION, SPLITS
+from finecausal_jax.data.sources import Dives
 from finecausal_jax.models.finecausal import Features
 from finecausal_jax.runtime.files import write_atomically
 from finecausal_jax.scoring import store
@@ -44,7 +44,7 @@ _FEATURES = ("video_feature", "mask_feature", "frame_feature")
 Fingerprint = dict[str, Any]
 
 
-def make_fingerprint(scorer: Scorer, sources: Mapping[str, pipeline.Dives]) -> Fingerprint:
+def make_fingerprint(scorer: Scorer, sources: Mapping[str, Dives]) -> Fingerprint:
     """What the features of some dives depend on, as plain values for JSON.
 
     Args:
@@ -81,7 +81,7 @@ def build_bank(
     folder: str | os.PathLike[str],
     fingerprint: Fingerprint,
     scorer: Scorer,
-    sources: Mapping[str, pipeline.Dives],
+    sources: Mapping[str, Dives],
     *,
     shard_dives: int = SHARD_DIVES,
     overwrite: bool = False,
@@ -225,7 +225,7 @@ def _hash_of_tree(tree: Any) -> str:
     return digest.hexdigest()
 
 
-def _hash_of_dives(source: pipeline.Dives) -> str:
+def _hash_of_dives(source: Dives) -> str:
     rows = [info.to_json() for info in source.infos]
     return hashlib.sha256(
         json.dumps([source.fingerprint, rows], sort_keys=True).encode()

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from finecausal_jax.data import preprocessing
+from finecausal_jax.data.clips import Key as Key
 from finecausal_jax.models.finecausal import STAGE_WEIGHTS
 from finecausal_jax.scoring import metrics
 from finecausal_jax.scoring.metrics import MaskCounts
-
-Key = tuple[str, int]  # a dive's (competition, index)
 
 
 @runtime_checkable
@@ -43,13 +42,13 @@ class Encoding(NamedTuple):
     Attributes:
       features: the network's `Features` of the video without the leading axis and without
         `mask_logits`, float32; at full size 0.27 MB.
-      counts: pixel counts of its predicted mask.
-      transitions: int [2], labelled transitions, frames.
+      counts: pixel counts of its predicted mask; None of a clip without a mask.
+      transitions: int [2], labelled transitions, frames; None of a clip without labels.
     """
 
     features: Any
-    counts: MaskCounts
-    transitions: np.ndarray
+    counts: MaskCounts | None
+    transitions: np.ndarray | None
 
 
 class Comparison(NamedTuple):
@@ -72,26 +71,29 @@ def encode_batch(
     frames: Any,
     mask: Any,
     mask_threshold: float = metrics.LOGIT_THRESHOLD,
-) -> tuple[Any, MaskCounts]:
+) -> tuple[Any, MaskCounts | None]:
     """Encodes v videos; to be traced.
 
     Args:
       model: static.
       variables: {"params": ..., "batch_stats": ...}.
       frames: uint8 [v, t, h, w, 3].
-      mask: uint8 [v, t, h, w].
+      mask: uint8 [v, t, h, w]; None where there are none.
       mask_threshold: logit from which a pixel counts as foreground; static.
 
     Returns:
-      The network's `Features` without mask logits, and the pixel counts; leading axis v.
+      The network's `Features` without mask logits, and the pixel counts where there are masks;
+      leading axis v.
     """
     features = model.apply(variables, preprocessing.normalize(frames), method="encode")
-    counts = metrics.mask_counts(
-        features.mask_logits[-1],  # the fused map
-        preprocessing.scale_mask(mask),
-        model.window_stride,
-        mask_threshold,
-    )
+    counts = None
+    if mask is not None:
+        counts = metrics.mask_counts(
+            features.mask_logits[-1],  # the fused map
+            preprocessing.scale_mask(mask),
+            model.window_stride,
+            mask_threshold,
+        )
     return features.replace(mask_logits=None), counts
 
 

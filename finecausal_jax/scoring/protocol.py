@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Float
 
 from finecausal_jax.data import exemplars as exemplar_choice
-from finecausal_jax.data import pipeline
 from finecausal_jax.data.dives import DiveInfo
+from finecausal_jax.data.sources import Dives
 from finecausal_jax.scoring import baselines as baseline_predictors
 from finecausal_jax.scoring import metrics
 from finecausal_jax.scoring.features import Comparison, Encoding, Key
@@ -111,8 +111,8 @@ class Evaluation:
 
 def evaluate(
     scorer: Scorer,
-    queries: pipeline.Dives,
-    exemplars: pipeline.Dives,
+    queries: Dives,
+    exemplars: Dives,
     choice: Choice,
     *,
     rows: Sequence[int] | None = None,
@@ -145,8 +145,8 @@ def evaluate(
 
 def score_dives(
     scorer: Scorer,
-    queries: pipeline.Dives,
-    exemplars: pipeline.Dives,
+    queries: Dives,
+    exemplars: Dives,
     choice: Choice,
     *,
     rows: Sequence[int] | None = None,

@@ -16,6 +16,7 @@ import numpy as np
 
 from finecausal_jax.data import pipeline
 from finecausal_jax.data.preprocessing import Preprocessing
+from finecausal_jax.data.sources import Clips
 from finecausal_jax.runtime.layout import Layout, make_layout
 from finecausal_jax.runtime.progress import progress
 from finecausal_jax.scoring import metrics
@@ -63,17 +64,17 @@ class Scorer:
             self.layout.check_batch_size(name, getattr(self, name))
 
     def encode(
-        self, source: pipeline.Dives, rows: Sequence[int], label: str = "videos"
+        self, source: Clips, rows: Sequence[int], label: str = "videos"
     ) -> Iterator[tuple[Key, Encoding]]:
-        """Yields the encodings of some rows of a source with the dives' keys, in their order.
+        """Yields the encodings of some rows of a source with the clips' keys, in their order.
 
         Args:
-          source: the dives.
+          source: the clips, with labels and masks or without.
           rows: rows of `source`.
           label: what the progress calls the videos.
 
         Raises:
-          ValueError: a dive cannot be decoded, or windows and masks do not fit each other.
+          ValueError: a clip cannot be decoded, or windows and masks do not fit each other.
         """
         if not len(rows):
             return
@@ -87,7 +88,9 @@ class Scorer:
         shown = progress(len(rows), f"encoding {label}", "videos", show=self.progress)
         with contextlib.closing(batches), shown as bar:
             for batch in batches:
-                frames, mask = self.layout.place_batch((batch["frames"], batch["mask"]))
+                # Without masks, which batches of clips may lack, nothing is counted.
+                images = batch["frames"], batch.get("mask")
+                frames, mask = self.layout.place_batch(images)
                 encoded = jax.device_get(
                     _encode(self.model, self.variables, frames, mask, self.mask_threshold)
                 )
@@ -96,9 +99,11 @@ class Scorer:
                     features, counts = jax.tree.map(
                         lambda values, i=i: np.array(values[i]), encoded
                     )
-                    key = source.infos[int(batch["row"][i])].key
+                    labels = batch.get("transitions")
+                    transitions = None if labels is None else np.array(labels[i])
+                    key = source.keys[int(batch["row"][i])]
                     bar.update()
-                    yield key, Encoding(features, counts, np.array(batch["transitions"][i]))
+                    yield key, Encoding(features, counts, transitions)
 
     def compare(
         self, encodings: Mapping[Key, Encoding], pairs: Sequence[tuple[Key, Key]]

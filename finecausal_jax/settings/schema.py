@@ -68,6 +68,13 @@ class Data:
         "same results, faster, for more disk.",
         choices=("release", "resized"),
     )
+    split: str = key(
+        "official",
+        Affects.TRAINING,
+        "Which dives train and which test: official, or competitions:GROUPS:TEST_GROUP with whole "
+        "competitions held out; /first:N, /with_exemplars, /without_mtl_aqa or /only_mtl_aqa "
+        "behind it narrow the test dives down.",
+    )
     workers: int = key(
         4,
         Affects.SPEED,

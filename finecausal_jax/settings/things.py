@@ -14,13 +14,16 @@ import jax.numpy as jnp
 
 from finecausal_jax.compilation.programs import STEPS_PER_EPOCH, Parts
 from finecausal_jax.data import pipeline
-from finecausal_jax.data.dives import RESIZED, DiveSource
+from finecausal_jax.data.dives import RESIZED, SPLITS, DiveSource
 from finecausal_jax.data.preprocessing import Preprocessing
 from finecausal_jax.data.resizing import Resize
+from finecausal_jax.data.sources import Dives
+from finecausal_jax.data.splits import Split, open_split
 from finecausal_jax.interop import conversion, workdirs
 from finecausal_jax.interop.expected import full_size
 from finecausal_jax.models.finecausal import FineCausal
 from finecausal_jax.models.initial_values import init_variables
+from finecausal_jax.runtime import hosts
 from finecausal_jax.runtime.checkpoints import load_variables
 from finecausal_jax.runtime.layout import Layout
 from finecausal_jax.scoring.features import Encoding, Key
@@ -65,9 +68,16 @@ def stored_resize(settings: Settings) -> Resize | None:
     return make_preprocessing(settings).resize if settings.data.stored == RESIZED else None
 
 
-def open_dives(settings: Settings, split: str) -> DiveSource:
-    """The dives of a split of the built data set; raises as `DiveSource`."""
-    return DiveSource(settings.data.data_dir, split, resize=stored_resize(settings))
+def open_dives(settings: Settings) -> dict[str, Dives]:
+    """The dives of `settings.data.split`, by "train" and "test".
+
+    Raises:
+      ValueError: as `DiveSource` and `Split`.
+    """
+    split = Split.parse(settings.data.split)  # first: opening takes longer than refusing
+    resize = stored_resize(settings)
+    stored = {name: DiveSource(settings.data.data_dir, name, resize=resize) for name in SPLITS}
+    return open_split(split, stored)
 
 
 def check_batches(settings: Settings, layout: Layout) -> None:
@@ -168,8 +178,8 @@ def make_scorer(settings: Settings, variables: Any, layout: Layout) -> Scorer:
 def evaluate_split(
     settings: Settings,
     scorer: Scorer,
-    queries: pipeline.Dives,
-    exemplars: pipeline.Dives,
+    queries: Dives,
+    exemplars: Dives,
     encodings: Mapping[Key, Encoding] | None = None,
 ) -> Evaluation:
     """Scores the first `settings.evaluate.max_dives` queries, or all, against exemplars.
@@ -193,8 +203,8 @@ def make_run(settings: Settings, layout: Layout) -> Run:
       ValueError: a split is empty, or a batch cannot be shared by the devices.
     """
     check_batches(settings, layout)
-    dives, test = open_dives(settings, "train"), open_dives(settings, "test")
-    train = settings.train
+    sides = open_dives(settings)
+    dives, test, train = sides["train"], sides["test"], settings.train
     plan = Plan(
         steps_per_epoch=math.ceil(len(dives) / train.batch_size),
         epochs=train.epochs,
@@ -233,6 +243,7 @@ def make_run(settings: Settings, layout: Layout) -> Run:
             batch_size=train.batch_size,
             seed=settings.seed,
             workers=settings.data.workers,
+            share=pipeline.Share(hosts.index(), hosts.count()),
         ),
         evaluate=score,
         plan=plan,

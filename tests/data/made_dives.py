@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import multiprocessing
 import sys
@@ -9,6 +10,7 @@ import sys
 import numpy as np
 from PIL import Image
 
+from finecausal_jax.data.clips import Clip
 from finecausal_jax.data.dives import Dive, DiveInfo
 
 FIRST_FRAME = 489  # clips start in the middle of a broadcast
@@ -48,7 +50,15 @@ def made_dive(info: DiveInfo, size: tuple[int, int] = (18, 14)) -> Dive:
         image[:, : width // 2] = 8 * row
         frames.append(encode(image))
         masks.append(encode(np.full((height, width), 8 * row, np.uint8)))
-    return Dive(info, tuple(frames), tuple(masks))
+    return labelled(info, frames, masks)
+
+
+def labelled(info: DiveInfo, frames, masks) -> Dive:
+    return Dive(info, Clip(info.key, info.frame_numbers, tuple(frames), tuple(masks)))
+
+
+def with_images(dive: Dive, **changes) -> Dive:
+    return dataclasses.replace(dive, clip=dataclasses.replace(dive.clip, **changes))
 
 
 class MadeSource:
@@ -56,7 +66,12 @@ class MadeSource:
 
     def __init__(self, infos):
         self.infos = tuple(infos)
+        self.keys = tuple(info.key for info in self.infos)
+        self.fingerprint = ""
         self.dives = tuple(made_dive(info) for info in self.infos)
+
+    def __len__(self) -> int:
+        return len(self.dives)
 
     def __getitem__(self, row: int) -> Dive:
         if multiprocessing.parent_process() is not None:

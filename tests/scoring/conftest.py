@@ -11,6 +11,7 @@ from PIL import Image
 
 import finecausal_jax as fc
 from finecausal_jax.data import preprocessing
+from finecausal_jax.data.clips import Clip
 from finecausal_jax.data.dives import Dive, DiveInfo
 from finecausal_jax.scoring.scorer import Scorer
 
@@ -22,10 +23,14 @@ class Source:
 
     def __init__(self, infos, *, size=8, levels=None):
         self.infos = tuple(infos)
+        self.keys = tuple(info.key for info in self.infos)
         self.fingerprint = ""
         self.read = []  # rows, in the order in which they were decoded
         self._size = size
         self._levels = levels or [40 + 25 * row for row in range(len(self.infos))]
+
+    def __len__(self):
+        return len(self.infos)
 
     def __getitem__(self, row):
         self.read.append(row)
@@ -33,7 +38,9 @@ class Source:
         mask = np.zeros((self._size, self._size), np.uint8)
         mask[: 1 + self._levels[row] % 5] = 255
         frame = np.full((self._size, self._size, 3), self._levels[row], np.uint8)
-        return Dive(self.infos[row], (encode(frame),) * count, (encode(mask),) * count)
+        info = self.infos[row]
+        images = (encode(frame),) * count, (encode(mask),) * count
+        return Dive(info, Clip(info.key, info.frame_numbers, *images))
 
 
 def encode(pixels):

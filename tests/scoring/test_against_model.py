@@ -78,7 +78,7 @@ def test_stored_features_give_what_the_whole_network_gives(
 
     def video(key):
         source, row = by_key[key]
-        return preprocessing.evaluation_video(source[row], settings)
+        return preprocessing.evaluation_video(source[row].clip, settings)
 
     counts = []
     for dive in result.dives:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from finecausal_jax.data import exemplars, preprocessing
+from finecausal_jax.data.sources import ClipList
 from finecausal_jax.scoring import metrics, protocol
 from finecausal_jax.scoring.protocol import Choice
 
@@ -215,3 +216,18 @@ def test_baselines_come_along(scorer, test_source, train_source):
     assert result.baselines["difficulty_only"]["spearman"] == pytest.approx(
         metrics.spearman([2.4, 3.0, 3.6], [test_source.infos[row].score for row in (0, 2, 4)])
     )
+
+
+def test_a_clip_without_labels_and_masks_is_encoded_alike(scorer, train_source):
+    bare = ClipList(
+        dataclasses.replace(train_source[row].clip, key=("video", row), masks=None)
+        for row in range(3)
+    )
+    want = dict(scorer.encode(train_source, range(3)))
+    found = dict(scorer.encode(bare, range(3)))
+    assert list(found) == [("video", 0), ("video", 1), ("video", 2)]
+    for encoding, labelled in zip(found.values(), want.values(), strict=True):
+        np.testing.assert_array_equal(
+            encoding.features.video_feature, labelled.features.video_feature
+        )
+        assert encoding.counts is None and encoding.transitions is None

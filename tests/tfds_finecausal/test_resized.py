@@ -82,7 +82,7 @@ def test_every_draw_of_training_is_the_same(built):
             preprocessing.training_video(dive, KEPT, np.random.default_rng(seed))
             for dive in (left, right)
         ]
-        for name in ("frames", "mask", "transitions"):
+        for name in ("frames", "mask", "rows"):
             first, second = (getattr(video, name) for video in videos)
             np.testing.assert_array_equal(first, second)
             assert first.dtype == second.dtype
@@ -141,7 +141,7 @@ def test_another_size_is_refused(built, small_release):
     other = dataclasses.replace(SQUEEZED, resize_height=30)
     dive = DiveSource(folder, "train", resize=SQUEEZED.resize)[0]
     with pytest.raises(ValueError, match=r"dive \('.*\) was stored resized to 16 x 28, .* 16 x 30"):
-        preprocessing.evaluation_video(dive, other)
+        preprocessing.evaluation_video(dive.clip, other)
 
 
 @pytest.fixture
@@ -181,9 +181,10 @@ def test_a_set_of_another_size_is_replaced_when_asked(copied, small_release):
 def test_images_that_are_too_narrow_for_the_crop_are_named(built):
     wide = dataclasses.replace(KEPT, frame_size=28, resize_height=28)
     dive = DiveSource(built[KEPT], "train", resize=wide.resize)[0]
-    narrow = dataclasses.replace(dive, frames=dive.frames[:, :, :20], masks=dive.masks[:, :, :20])
+    images = {"frames": dive.frames[:, :, :20], "masks": dive.masks[:, :, :20]}
+    narrow = dataclasses.replace(dive, clip=dataclasses.replace(dive.clip, **images))
     with pytest.raises(ValueError, match=r"dive \('.*20 pixels wide, expected at least frame_size"):
-        preprocessing.evaluation_video(narrow, wide)
+        preprocessing.evaluation_video(narrow.clip, wide)
 
 
 def test_coloured_masks_become_grey_before_they_are_resized(tmp_path):
