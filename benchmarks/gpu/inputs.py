@@ -1,0 +1,97 @@
+"""The config, weights and videos of a measurement, as the benchmark makes them."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pathlib
+import shutil
+import tempfile
+from typing import Any
+
+import ml_collections
+
+from benchmarks.gpu.child import Options
+from benchmarks.task import INPUTS, WEIGHTS, Task, write_inputs, write_weights
+
+_CONFIGS = {"full": "finediving_hm", "tiny": "demo"}
+_MATMUL_ROWS = {"full": 8192, "tiny": 256}
+# A network of two windows of eight frames: what compiles and runs on a CPU in a minute.
+_TINY: dict[str, dict[str, Any]] = {
+    "data": {"frames": 16, "frame_size": 32},
+    "model": {
+        "windows": 2,
+        "window_frames": 8,
+        "window_stride": 8,
+        "width": 1 / 16,
+        "frame_width": 1 / 8,
+        "embedding": 8,
+        "stage_frames": (6, 8, 6),
+        "stage_margin": 1,
+    },
+    "evaluate": {"exemplars": 2, "video_batch": 2},
+}
+
+
+def make_config(sizes: str, dtype: str) -> ml_collections.ConfigDict:
+    """The config of `configs/finediving_hm.py`, or a tiny one; every step updates.
+
+    Args:
+      sizes: "full" or "tiny".
+      dtype: compute dtype.
+    """
+    config = importlib.import_module(f"configs.{_CONFIGS[sizes]}").get_config()
+    if sizes == "tiny":
+        for section, values in _TINY.items():
+            config[section].update(values)
+    config.model.dtype = dtype
+    config.train.accumulate = 1
+    return config
+
+
+def make_task(options: Options, section: str, pairs: int, setting: str = "") -> Task:
+    """A worker's task; writes its weights and videos where no earlier process did.
+
+    Args:
+      options: "sizes", "dtype", "device", "cache" and "source".
+      section: "forward", "train" or "evaluation".
+      pairs: of a forward pass or a step.
+      setting: of the PyTorch baseline.
+    """
+    config = make_config(options["sizes"], options["dtype"])
+    exemplars = config.evaluate.exemplars
+    videos = 1 + exemplars if section == "evaluation" else 2 * pairs
+    return Task(
+        section=section,
+        folder=str(_folder(options, config, videos)),
+        config=config.to_dict(),
+        batch_size=pairs,
+        exemplars=exemplars,
+        video_batch=config.evaluate.video_batch,
+        warmup=2,
+        threads=len(os.sched_getaffinity(0)),
+        device=options["device"],
+        matmul_size=_MATMUL_ROWS[options["sizes"]],
+        setting=setting,
+    )
+
+
+def _folder(options: Options, config: ml_collections.ConfigDict, videos: int) -> pathlib.Path:
+    """Holds weights and that many videos; appears whole or not at all."""
+    above = pathlib.Path(options["cache"]) / "inputs"
+    folder = above / f"{options['sizes']}_{options['source']}_{videos}"
+    if not folder.exists():
+        above.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=above) as name:
+            new = pathlib.Path(name) / "new"
+            new.mkdir()
+            neighbours = above.glob(f"{options['sizes']}_{options['source']}_*/{WEIGHTS}")
+            weights = next(neighbours, None)
+            if weights is None:
+                write_weights(config, new)
+            else:
+                os.link(weights, new / WEIGHTS)  # the same for any number of videos
+            write_inputs(config, videos, new)
+            shutil.move(new, folder)
+    assert (folder / INPUTS).exists()
+    return folder
