@@ -27,13 +27,14 @@ TABLE = "table.md"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what the command line asks for; returns the exit code."""
     start = time.monotonic()
-    options = _parse(sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parse(arguments)
     if options.part == "table":
         write_table(options.out, options.predictions)
         print((options.out / TABLE).read_text())
         return 0
     part = PARTS[options.part]
-    known = facts.collect(options.device, options.sizes, sys.argv)
+    known = facts.collect(options.device, options.sizes, ["benchmarks/gpu.sh", *arguments])
     path = options.out / f"{options.part}.json"
     record = Record(path, (options.part, part.letter), known)
     if record.kept:

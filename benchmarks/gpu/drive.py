@@ -19,7 +19,7 @@ from benchmarks.gpu.child import environment
 from benchmarks.gpu.plan import Measurement
 from benchmarks.gpu.record import CUT, DONE, FAILED, SKIPPED, Record
 
-_LEAST_S = 15.0  # with less time left, nothing is started: it would not even get its device
+LEAST_S = 15.0  # that a measurement needs to import JAX and to get its device
 _GRACE_S = 3.0  # between asking a process to end and ending it
 _LEAVE_S = 60.0  # for a process that has said all: a device takes a while to let go
 _TAIL = 25  # lines of a failed process's standard error that the record keeps
@@ -44,6 +44,7 @@ def run(
     *,
     until: float,
     again: bool = False,
+    least_s: float = LEAST_S,
     process: Command = command,
     report: Callable[[str], None] = print,
 ) -> int:
@@ -55,6 +56,7 @@ def run(
       options: for every measurement: "device", "sizes", "cache", "log", ...
       until: `time.monotonic()` at which all must be over.
       again: runs those that failed once more.
+      least_s: with less time left than these seconds, nothing is started.
       process: how a measurement is started.
       report: takes a line when a measurement begins and ends.
 
@@ -69,7 +71,7 @@ def run(
     ended = "all was run"
     try:
         for name in todo:
-            if until - time.monotonic() < _LEAST_S:
+            if until - time.monotonic() < least_s:
                 ended = "time was up"
                 break
             report(f"{name}: running, {until - time.monotonic():.0f} s are left")

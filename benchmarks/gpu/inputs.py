@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 import pathlib
-import shutil
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import ml_collections
 
 from benchmarks.gpu.child import Options
-from benchmarks.task import INPUTS, WEIGHTS, Task, write_inputs, write_weights
+from benchmarks.task import WEIGHTS, Task, write_inputs, write_weights
 
 _CONFIGS = {"full": "finediving_hm", "tiny": "demo"}
 _MATMUL_ROWS = {"full": 8192, "tiny": 256}
@@ -63,7 +63,7 @@ def make_task(options: Options, section: str, pairs: int, setting: str = "") -> 
     videos = 1 + exemplars if section == "evaluation" else 2 * pairs
     return Task(
         section=section,
-        folder=str(_folder(options, config, videos)),
+        folder=str(folder_for(options, config, videos)),
         config=config.to_dict(),
         batch_size=pairs,
         exemplars=exemplars,
@@ -76,22 +76,34 @@ def make_task(options: Options, section: str, pairs: int, setting: str = "") -> 
     )
 
 
-def _folder(options: Options, config: ml_collections.ConfigDict, videos: int) -> pathlib.Path:
-    """Holds weights and that many videos; appears whole or not at all."""
+def folder_for(
+    options: Options,
+    config: ml_collections.ConfigDict,
+    videos: int,
+    weights: Callable[[ml_collections.ConfigDict, pathlib.Path], None] = write_weights,
+    inputs: Callable[[ml_collections.ConfigDict, int, pathlib.Path], None] = write_inputs,
+) -> pathlib.Path:
+    """The folder with weights and that many videos, which appears whole or not at all.
+
+    Args:
+      options: "sizes", "source" and "cache".
+      config: from `make_config`.
+      videos: how many.
+      weights, inputs: write the files `WEIGHTS` and `INPUTS` into a folder.
+    """
     above = pathlib.Path(options["cache"]) / "inputs"
-    folder = above / f"{options['sizes']}_{options['source']}_{videos}"
+    kind = f"{options['sizes']}_{options['source']}"
+    folder = above / f"{kind}_{videos}"
     if not folder.exists():
         above.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=above) as name:
             new = pathlib.Path(name) / "new"
             new.mkdir()
-            neighbours = above.glob(f"{options['sizes']}_{options['source']}_*/{WEIGHTS}")
-            weights = next(neighbours, None)
-            if weights is None:
-                write_weights(config, new)
+            known = next(above.glob(f"{kind}_*/{WEIGHTS}"), None)
+            if known is None:
+                weights(config, new)
             else:
-                os.link(weights, new / WEIGHTS)  # the same for any number of videos
-            write_inputs(config, videos, new)
-            shutil.move(new, folder)
-    assert (folder / INPUTS).exists()
+                os.link(known, new / WEIGHTS)  # the same for any number of videos
+            inputs(config, videos, new)
+            new.rename(folder)
     return folder

@@ -51,31 +51,38 @@ def measure(options: Options, emit: Emit) -> None:
             for _ in range(_RUNS):
                 run()
         (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
-        events = list(read(ProfileData.from_file(str(path)), options["device"]))
+        profile = ProfileData.from_file(str(path))
+        events = list(read(profile, options["device"], sources))
         emit(trace_bytes=path.stat().st_size)
     if not events:
-        raise ValueError("the trace holds no kernel: the driver may keep CUPTI from users")
+        lines = [f"{plane.name}: {line.name}" for plane in profile.planes for line in plane.lines]
+        raise ValueError(f"no kernel in the trace, whose lines are {', '.join(lines)}")
     emit(runs=_RUNS, **summary(events, sources, modules))
 
 
-def read(profile: Any, device: str) -> Iterable[Event]:
+def read(profile: Any, device: str, operations: Iterable[str]) -> Iterable[Event]:
     """The kernels of a trace.
 
     Args:
       profile: a `ProfileData`.
-      device: "gpu": what ran on the GPU's streams; "cpu": the operations of XLA's threads.
+      device: "gpu": what ran on the GPU's streams; "cpu": the operations of XLA's threads, where a
+        loop's time is also that of its operations.
+      operations: names of the program's HLO operations. XLA calls its own kernels by them, which
+        tells their operation where the trace does not, as in a CUDA graph.
     """
+    by_kernel = {re.sub(r"[^0-9a-zA-Z_]", "_", name): name for name in operations}
     for plane in profile.planes:
         if device == "gpu" and not plane.name.startswith("/device:GPU"):
             continue
-        for line in plane.lines:
-            # A GPU's other lines repeat the kernels, put together by operation or module.
-            if device == "gpu" and not line.name.startswith("Stream"):
-                continue
+        lines = list(plane.lines)
+        # A GPU's other lines, where there are any, repeat the kernels by operation or module.
+        streams = [line for line in lines if line.name.startswith("Stream")]
+        for line in streams or lines:
             for event in line.events:
                 stats = {name: value for name, value in event.stats if name is not None}
                 operation = str(stats.get("hlo_op", ""))
                 if device == "gpu" or operation:
+                    operation = operation or by_kernel.get(event.name, "")
                     start = event.start_ns
                     yield Event(event.name, operation, start, start + event.duration_ns)
 
@@ -119,7 +126,8 @@ def summary(
 
 def part_of(source: str, modules: Sequence[str]) -> str:
     """The part of the network that a path names, and whether it is of the backward pass."""
-    found = [name for name in re.split(r"[/()]+", source) if name in modules]
+    # As in "jit(step)/transpose(jvp(FineCausal))/video_encoder.encode_frames/conv1/mul".
+    found = [name for name in re.split(r"[/().]+", source) if name in modules]
     if not found:
         return "other (losses, optimiser)" if source else "unknown"
     return found[0] + (", backward" if "transpose(" in source else "")

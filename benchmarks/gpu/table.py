@@ -298,7 +298,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterable[str]:
         yield "| " + " | ".join(str(cell).replace("|", "/") for cell in row) + " |"
 
 
-def _gib(value: float | None) -> str:
+def _gib(value: int | float | None) -> str:
     return "" if value is None else f"{value / _GIB:.2f}"
 
 
