@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from finecausal_jax.models.decoders import PairDecoder
 from finecausal_jax.models.graph_attention import BatchedIntervention, complete_graph
 from finecausal_jax.models.i3d import I3D, feature_size
+from finecausal_jax.models.initial_values import Layer
 from finecausal_jax.models.layers import MLP
 from finecausal_jax.models.segmenter import Segmenter
 from finecausal_jax.models.stages import (
@@ -97,7 +98,7 @@ class Outputs:
     dynamic_decoded: Any
 
 
-class FineCausal(nn.Module):
+class FineCausal(Layer):
     """The whole scorer. Defaults are the published, full-size network.
 
     Attributes:

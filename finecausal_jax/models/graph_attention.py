@@ -9,7 +9,7 @@ import jraph
 import numpy as np
 from jaxtyping import Array, Float
 
-from finecausal_jax.models.initial_values import glorot_uniform
+from finecausal_jax.models.initial_values import Layer, glorot_uniform
 from finecausal_jax.models.layers import Dense, LayerNorm, add_bias
 
 # Kinds of node, in the order in which the graph lists them.
@@ -38,7 +38,7 @@ def complete_graph(nodes: int) -> jraph.GraphsTuple:
     )
 
 
-class GATv2(nn.Module):
+class GATv2(Layer):
     """One GATv2 layer (Brody, Alon and Yahav, ICLR 2022) with concatenated heads.
 
     For an edge from j to i: logit = att . leaky_relu(W_l x_j + b_l + W_r x_i + b_r); weights are
@@ -94,7 +94,7 @@ class GATv2(nn.Module):
         return graph._replace(nodes=add_bias(mixed.reshape(n, width), bias)), matrix
 
 
-class CausalIntervention(nn.Module):
+class CausalIntervention(Layer):
     """Two GATv2 layers over one graph, projected and added to the original nodes.
 
     Attributes:
