@@ -100,9 +100,11 @@ def build_dataset(
 
 
 def fingerprint(manual_dir: pathlib.Path, *, skip_bad: bool = False) -> str:
-    """Returns a text that tells releases apart: a hash of the annotations and of the settings of a
-    made release. Images are not read, so that a data set is kept at once; a build hashes them for
-    itself."""
+    """Returns a text that tells releases apart.
+
+    It is a hash of the annotations and of the settings of a rendered release. Images are not read,
+    so that a data set is kept at once; a build hashes them for itself.
+    """
     digest = hashlib.sha256(b"skip" if skip_bad else b"all")
     for name in (*(f"Annotations/{file}" for file in FILES.values()), "RENDERED.json"):
         with contextlib.suppress(OSError):

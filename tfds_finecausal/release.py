@@ -102,7 +102,7 @@ def read_release(
     if not root.is_dir():
         raise ValueError(
             f"no release in {root}: ask the FineDiving authors for the data and unpack it there, "
-            "or render a made release (`launch.py render`)"
+            "or render a synthetic one (`launch.py render`)"
         )
     annotations = read_annotations(root)
     keys = [(split, key) for split in SPLITS for key in annotations.splits[split]]

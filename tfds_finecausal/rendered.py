@@ -1,4 +1,4 @@
-"""Renders a made release in FineDiving-HM's exact layout, for running everything without the data.
+"""Renders a synthetic release in FineDiving-HM's layout, to run everything without the real data.
 
 The real videos need a signed agreement with their authors. This module draws dives instead: an
 articulated diver in a hall, executed well or badly in the ways judges look at, marked by a panel
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: `python -m tfds_finecausal.rendered --help`."""
     parser = argparse.ArgumentParser(
         prog="python -m tfds_finecausal.rendered",
-        description="Render a made release in FineDiving-HM's layout.",
+        description="Render a synthetic release in FineDiving-HM's layout.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     default = Settings()

@@ -1,4 +1,4 @@
-"""A cut-down network and made files of every kind that a user may bring."""
+"""A cut-down network and synthetic files of every kind that a user may bring."""
 
 import importlib.util
 import json
