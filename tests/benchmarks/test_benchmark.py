@@ -393,7 +393,9 @@ def test_the_baseline_needs_the_full_size():
 
 
 def test_settings_are_the_baselines():
-    torch_baseline = pytest.importorskip("benchmarks.torch_baseline")
+    torch_baseline = pytest.importorskip(
+        "benchmarks.torch_baseline", reason="needs PyTorch, which is not installed"
+    )
     assert throughput.TORCH_SETTINGS == torch_baseline.SETTINGS
 
 

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs PyTorch, which is not installed")
 
 from benchmarks import torch_baseline  # noqa: E402
 from benchmarks.results import LIMITS  # noqa: E402
