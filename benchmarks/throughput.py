@@ -29,6 +29,7 @@ from benchmarks.task import (
 )
 from benchmarks.workers import Worker, WorkerError
 from finecausal_jax.runtime.memory import machine_bytes
+from finecausal_jax.runtime.progress import Progress, progress, say
 from finecausal_jax.runtime.provenance import commit
 from finecausal_jax.settings import Settings, things
 
@@ -103,7 +104,7 @@ def run(
     rounds: int,
     device: str,
     save: Callable[[dict[str, Any]], None],
-    report: Callable[[str], None] = print,
+    report: Callable[[str], None] = say,
     commands: Mapping[str, Sequence[str]] = COMMANDS,
 ) -> dict[str, Any]:
     """Runs a benchmark.
@@ -173,7 +174,8 @@ def run(
             if section != "pipeline":
                 names += [f"PyTorch {setting}" for setting in torch_settings]
             chosen = {name: commands[name] for name in names}
-            _run_section(base, chosen, rounds, result, lambda: save(found), report)
+            with progress(len(chosen) + rounds, section, "turns") as shown:
+                _run_section(base, chosen, rounds, result, lambda: save(found), report, shown)
     save(found)
     return found
 
@@ -185,6 +187,7 @@ def _run_section(
     result: dict[str, Any],
     save: Callable[[], None],
     report: Callable[[str], None],
+    shown: Progress,
 ) -> None:
     """Prepares every worker, checks that they agree, and lets them run in turn."""
     workers: dict[str, Worker] = {}
@@ -210,7 +213,9 @@ def _run_section(
             report(f"{base.section}: preparing {name}")
             task = Task(**{**vars(base), "setting": name.partition(" ")[2]})
             workers[name] = Worker(name, command, task.to_json(), _environment(base.device, name))
+            shown.note(f"preparing {name}")
             prepared = attempt(name, op="prepare")
+            shown.update()
             if prepared is None:
                 continue
             checks[name] = prepared.pop("checks", {})
@@ -226,12 +231,14 @@ def _run_section(
         for turn in range(rounds):
             # Each begins in its turn: what a run leaves behind (heat, caches) meets them all.
             for name in _rotated(list(workers), turn):
+                shown.note(f"round {turn + 1}, {name}")
                 for operation, seconds in result["workers"][name]["seconds"].items():
                     answer = attempt(name, op="run", name=operation)
                     if answer is None:
                         break
                     seconds.append(answer["seconds"])
             report(f"{base.section}: round {turn + 1} of {rounds}")
+            shown.update()
             save()
         for name in list(workers):
             result["workers"][name].update(attempt(name, op="memory") or {})

@@ -118,11 +118,15 @@ class _XlaJob:
 class Forward(_XlaJob):
     """A batch of pairs, from normalised frames to scores, transitions and the fused mask."""
 
-    def prepare(self) -> dict[str, Any]:
+    def program(self) -> tuple[Any, tuple[Any, ...]]:
+        """The jitted forward pass and its arguments, on the device."""
         pairs = self.task.batch_size
         frames = self.task.inputs()["frames"]
         arguments = jax.device_put((self._variables(), frames[:pairs], frames[pairs : 2 * pairs]))
-        function = jax.jit(functools.partial(_forward, self.model))
+        return jax.jit(functools.partial(_forward, self.model)), arguments
+
+    def prepare(self) -> dict[str, Any]:
+        function, arguments = self.program()
         with jax.default_matmul_precision("highest"):  # TF32 would fail the check
             checked = function.lower(*arguments).compile() if self._is_inexact() else None
         compiled = self._compile("forward", function, *arguments)
@@ -136,12 +140,18 @@ class Forward(_XlaJob):
 class Train(_XlaJob):
     """A training step: forward, backward and Adam's update, with dropout."""
 
-    def prepare(self) -> dict[str, Any]:
+    def program(self) -> tuple[Any, tuple[Any, ...]]:
+        """The jitted step and its arguments (state, batch, key), on the device; it takes the place
+        of the state."""
         layout = make_layout(jax.devices()[:1])
         step, optimiser = things.make_training_step(self.settings, 1126, layout)
         state = layout.place(init_state(self._variables(), optimiser))
         batch = layout.place_batch(self._batch())
         key = jax.device_put(jax.random.key(self.settings.seed), layout.whole)
+        return step, (state, batch, key)
+
+    def prepare(self) -> dict[str, Any]:
+        step, (state, batch, key) = self.program()
         compiled = self._compile("train", step, state, batch, key)
 
         def run() -> Any:

@@ -1,20 +1,17 @@
 """The command line, the configs and what importing does."""
 
 import itertools
-import os
 import pathlib
 import re
 import subprocess
 import sys
 import tomllib
 import types
-from importlib import metadata
 
 import jax
 import pytest
 from ml_collections import config_flags  # noqa: F401  (its import must not start a device either)
 
-import launch as launcher
 from configs import demo, finediving_hm
 from finecausal_jax import FineCausal, command_line
 from finecausal_jax.commands import train
@@ -143,69 +140,6 @@ def test_a_device_or_memory_that_fails_is_explained_below_the_traceback(error, s
     notes = getattr(caught.value, "__notes__", [])
     assert len(notes) == bool(said)
     assert all(said in note for note in notes)
-
-
-def test_xla_is_told_what_suits_a_cpu_beside_what_else_is_set():
-    sums = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE"
-    order = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
-    assert launcher.xla_flags("", "0.10.2") == f"{sums} {order}"
-    assert launcher.xla_flags("--xla_dump_to=d", "0.10.2") == f"--xla_dump_to=d {sums} {order}"
-    users = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT"
-    assert launcher.xla_flags(users, "0.10.2") == f"{users} {order}"
-    assert launcher.xla_flags(f"{users} {order}", "0.10.2") == f"{users} {order}"
-    assert launcher.xla_flags("", "0.11.0") == ""
-
-
-def test_the_installed_jaxlib_knows_the_flags():
-    flags = launcher.xla_flags("", metadata.version("jaxlib"))
-    code = "import jax; print(jax.numpy.ones(3).sum())"
-    environment = {**os.environ, "XLA_FLAGS": flags}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
-
-
-@pytest.fixture
-def kernel_setting(tmp_path, monkeypatch):
-    """The kernel's file where programs may ask for huge pages, beside a recent glibc."""
-    monkeypatch.setattr(os, "confstr", lambda name: "glibc 2.36", raising=False)
-    path = tmp_path / "enabled"
-    path.write_text("always [madvise] never\n")
-    return path
-
-
-def test_huge_pages_are_asked_for_beside_what_else_is_set(kernel_setting):
-    changed = launcher.environment_with_huge_pages({"HOME": "/home"}, kernel_setting)
-    assert changed == {"HOME": "/home", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-    before = {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1"}
-    changed = launcher.environment_with_huge_pages(before, kernel_setting)
-    assert changed == {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1:glibc.malloc.hugetlb=1"}
-    # Nothing is left to change after the second start, or it would start for ever.
-    assert launcher.environment_with_huge_pages(changed, kernel_setting) is None
-
-
-def test_huge_pages_that_a_user_refuses_are_not_asked_for(kernel_setting):
-    refused = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}
-    assert launcher.environment_with_huge_pages(refused, kernel_setting) is None
-
-
-@pytest.mark.parametrize("setting", ["[always] madvise never", "always madvise [never]", None])
-def test_huge_pages_are_not_asked_for_where_it_changes_nothing(kernel_setting, setting):
-    kernel_setting.unlink() if setting is None else kernel_setting.write_text(setting)
-    assert launcher.environment_with_huge_pages({}, kernel_setting) is None
-
-
-@pytest.mark.parametrize("library", ["glibc 2.31", None])
-def test_huge_pages_are_not_asked_of_another_library(kernel_setting, monkeypatch, library):
-    monkeypatch.setattr(os, "confstr", lambda name: library, raising=False)
-    assert launcher.environment_with_huge_pages({}, kernel_setting) is None
-
-
-def test_a_start_for_huge_pages_keeps_arguments_and_exit_code():
-    """Whether or not this machine has them: as without, in one process."""
-    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
-    command = [sys.executable, "-X", "utf8", "launch.py", "trian", "--a=b c"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-    assert result.returncode == 2
-    assert "no command 'trian'" in result.stderr
 
 
 def test_annotations_of_every_module_are_checked_in_tests():

@@ -1,4 +1,4 @@
-"""Render a made release in FineDiving-HM's layout, for running everything without the real data.
+"""Render a synthetic release in FineDiving-HM's layout, to run everything without the real data.
 
 Writes config.data.manual_dir from config.rendered (number of dives, frame size, seed, ...). The
 folder is replaced only if this command made it; with unchanged settings it is kept. The same as

@@ -171,8 +171,9 @@ class DiveSource:
       infos: what is known about each dive, in the order of the records.
       keys: the (competition, index) of each dive.
       fingerprint: a text that tells what was built apart: the release's annotations, the settings
-        of a made release, and the bytes of every image file of the split. The same for stored bytes
-        and resized images. A data set built before image files were hashed has no part for them.
+        of a rendered release, and the bytes of every image file of the split. The same for stored
+        bytes and resized images. A data set built before image files were hashed has no part for
+        them.
 
     Raises:
       ValueError: the split's name is unknown, no finished data set is there, its images were

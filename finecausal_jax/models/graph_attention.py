@@ -10,11 +10,11 @@ import jraph
 from jaxtyping import Array, Float
 
 from finecausal_jax.models.causal_graph import NODE_KINDS, MessageGraph
-from finecausal_jax.models.initial_values import glorot_uniform
+from finecausal_jax.models.initial_values import Layer, glorot_uniform
 from finecausal_jax.models.layers import Dense, LayerNorm, add_bias
 
 
-class GATv2(nn.Module):
+class GATv2(Layer):
     """One GATv2 layer (Brody, Alon and Yahav, ICLR 2022) with concatenated heads.
 
     For an edge from j to i: logit = att . leaky_relu(W_l x_j + b_l + W_r x_i + b_r); weights are
@@ -68,7 +68,7 @@ class GATv2(nn.Module):
         return graph._replace(nodes=add_bias(mixed.reshape(n, width), bias)), weights.T
 
 
-class CausalIntervention(nn.Module):
+class CausalIntervention(Layer):
     """Two GATv2 layers over one graph, projected and added to the original nodes.
 
     Attributes:

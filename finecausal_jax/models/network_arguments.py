@@ -2,15 +2,15 @@
 
 from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from finecausal_jax.models.causal_graph import GRAPHS, STAGE_ORDERS
 from finecausal_jax.models.i3d import feature_size
+from finecausal_jax.models.initial_values import Layer
 
 
-class NetworkArguments(nn.Module):
+class NetworkArguments(Layer):
     """FineCausal's sizes and switches. Defaults are the published, full-size network.
 
     Attributes:

@@ -10,11 +10,14 @@ Lines go where bars go, to standard error, so that results on standard output st
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from finecausal_jax.runtime import hosts
 
 EVERY = 30.0  # seconds between two lines
 REDRAW = 1.0  # seconds between two drawings of a bar: its clock goes on in a long step
@@ -28,9 +31,6 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Says what is going on, or how it goes; shown from then on, beside the count."""
-
-    def write(self, line: str) -> None:
-        """Prints a line of results on standard output, clear of the bar."""
 
 
 @contextlib.contextmanager
@@ -52,7 +52,7 @@ def progress(
       label: what the work is called, such as "training".
       unit: what is counted, in the plural, such as "steps".
       initial: how many were done before, of `total`.
-      show: False shows nothing: of several processes only the leading one speaks.
+      show: False shows nothing. Of several processes only the leading one shows anything.
       stream: where bars and lines go; None is standard error.
       clock: seconds that only grow.
       every: seconds between two lines where `stream` is no terminal.
@@ -61,14 +61,25 @@ def progress(
       What takes the counts. To be used by one thread at a time.
     """
     stream = sys.stderr if stream is None else stream
-    if not show:
+    if not (show and hosts.leads()):
         yield Progress()
-    elif stream.isatty():
+    elif stream.isatty() and _has_size(stream):
         with _ticking(bar := _Bar(total, label, unit, initial, stream), REDRAW):
             yield bar
     else:
         with _ticking(lines := _Lines(total, label, unit, initial, stream, clock), every):
             yield lines
+
+
+def say(line: str) -> None:
+    """Prints a line on standard output at once, clear of bars; of several processes, one does."""
+    if not hosts.leads():
+        return
+    if "tqdm" in sys.modules:  # or there is no bar that the line could run into
+        sys.modules["tqdm"].tqdm.write(line)
+    else:
+        print(line)
+    sys.stdout.flush()  # a file or a pipe would get it when the program ends
 
 
 class _Bar(Progress):
@@ -92,9 +103,6 @@ class _Bar(Progress):
 
     def note(self, text: str) -> None:
         self._bar.set_postfix_str(text)
-
-    def write(self, line: str) -> None:
-        self._bar.write(line)  # on standard output, whatever the bar's stream
 
     def tick(self) -> None:
         self._bar.refresh()
@@ -130,9 +138,6 @@ class _Lines(Progress):
 
     def note(self, text: str) -> None:
         self._note = text
-
-    def write(self, line: str) -> None:
-        print(line, flush=True)
 
     def tick(self) -> None:
         rest = self._pace() or [f"{_duration(self._clock() - self._start)} so far"]
@@ -170,6 +175,15 @@ class _Lines(Progress):
         with contextlib.suppress(OSError, ValueError):
             self._stream.write(f"{self._label}: {text}\n")
             self._stream.flush()
+
+
+def _has_size(terminal: Any) -> bool:
+    """Whether a terminal has room for a bar; some in containers say 0 x 0, and get no bar."""
+    try:
+        size = os.get_terminal_size(terminal.fileno())
+    except (OSError, ValueError):  # it is no device, so nobody knows
+        return True
+    return size.columns > 0 and size.lines > 0
 
 
 @contextlib.contextmanager

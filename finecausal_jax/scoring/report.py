@@ -1,6 +1,6 @@
 """An evaluation for people and programs: a terminal table, a JSON file and a scatter plot.
 
-Every form says what data was scored, because results on made data mean nothing next to the paper's.
+Every form says what data was scored: results on rendered data mean nothing next to the paper's.
 """
 
 from __future__ import annotations

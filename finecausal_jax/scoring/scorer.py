@@ -13,12 +13,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from finecausal_jax.data import pipeline
 from finecausal_jax.data.preprocessing import Preprocessing
 from finecausal_jax.data.sources import Clips
 from finecausal_jax.runtime.layout import Layout, make_layout
+from finecausal_jax.runtime.progress import progress
 from finecausal_jax.scoring import metrics
 from finecausal_jax.scoring.features import (
     Comparison,
@@ -85,7 +85,8 @@ class Scorer:
             batch_size=self.video_batch,
             workers=self.workers,
         )
-        with contextlib.closing(batches), self._bar(len(rows), label) as bar:
+        shown = progress(len(rows), f"encoding {label}", "videos", show=self.progress)
+        with contextlib.closing(batches), shown as bar:
             for batch in batches:
                 # Without masks, which batches of clips may lack, nothing is counted.
                 images = batch["frames"], batch.get("mask")
@@ -101,8 +102,8 @@ class Scorer:
                     labels = batch.get("transitions")
                     transitions = None if labels is None else np.array(labels[i])
                     key = source.keys[int(batch["row"][i])]
-                    yield key, Encoding(features, counts, transitions)
                     bar.update()
+                    yield key, Encoding(features, counts, transitions)
 
     def compare(
         self, encodings: Mapping[Key, Encoding], pairs: Sequence[tuple[Key, Key]]
@@ -117,7 +118,7 @@ class Scorer:
         alone = self.model.graph_scope == "batch"
         batch_size = 1 if alone else self.pair_batch
         parts = []
-        with self._bar(len(pairs), "pairs") as bar:
+        with progress(len(pairs), "comparing", "pairs", show=self.progress) as bar:
             for first in range(0, len(pairs), batch_size):
                 batch = pairs[first : first + batch_size]
                 count = len(batch)
@@ -136,10 +137,6 @@ class Scorer:
                 )
                 bar.update(count)
         return jax.tree.map(lambda *one: np.concatenate(one), *parts)
-
-    def _bar(self, total: int, label: str) -> Any:
-        # tqdm's `disable=None` hides the bar where standard error is no terminal.
-        return tqdm(total=total, desc=label, leave=False, disable=None if self.progress else True)
 
 
 # Compiled once a network and shape: a validation in the midst of training reuses the last one's.

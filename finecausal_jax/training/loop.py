@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -9,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from tqdm import tqdm
 
 from finecausal_jax.runtime.checkpoints import (
     OPTIMISER,
@@ -21,6 +21,7 @@ from finecausal_jax.runtime.checkpoints import (
 )
 from finecausal_jax.runtime.layout import Layout
 from finecausal_jax.runtime.metrics_log import MetricsLog
+from finecausal_jax.runtime.progress import progress, say
 from finecausal_jax.scoring.protocol import Evaluation
 from finecausal_jax.training.compiling import Step
 from finecausal_jax.training.plan import Plan
@@ -103,36 +104,30 @@ def train(run: Run, workdir: str | os.PathLike[str], claim: Callable[[], None]) 
             step = int(state.step)
             log.write(step, {f"test/{k}": v for k, v in result.metrics.items()})
             save(state, result.metrics)
-            tqdm.write(_line(step / plan.steps_per_epoch, result))
+            say(_line(step / plan.steps_per_epoch, result))
 
         if _lacks_evaluation(store, plan, first_step):
             evaluate_and_save(state)  # the run was stopped while it evaluated
         step_function = None
         key = jax.device_put(run.key, run.layout.whole)
-        bar = tqdm(
-            total=plan.last_step, initial=first_step, desc="training", unit="step", disable=None
-        )
-        try:
+        shown = progress(plan.last_step, "training", "steps", initial=first_step)
+        with contextlib.closing(log), contextlib.closing(batches), shown as bar:
             for step in range(first_step + 1, plan.last_step + 1):
                 batch = run.layout.place_batch(next(batches))
                 if step_function is None:
-                    bar.set_postfix_str("compiling the step")  # minutes at full size
+                    bar.note("compiling the step")  # minutes at full size
                     step_function = run.compile(state, batch, key)
-                    bar.set_postfix_str("")
+                    bar.note("")
                 state, parts = step_function(state, batch, key)
                 watch.add(step, parts)
                 bar.update()
                 if step % plan.log_every == 0 or step == plan.last_step:
-                    bar.set_postfix_str(watch.flush())
+                    bar.note(watch.flush())
                 if plan.is_evaluation(step):
                     save(state)  # first, since evaluating takes long and may be cut short
                     evaluate_and_save(state)
                 elif step % plan.checkpoint_every == 0:
                     save(state)
-        finally:
-            bar.close()
-            batches.close()
-            log.close()
     return state
 
 

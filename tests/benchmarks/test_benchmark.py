@@ -265,7 +265,7 @@ def test_a_missing_data_set_skips_the_pipeline(bench):
 
 def test_the_pipeline_is_timed_on_every_built_data_set(config, tmp_path):
     sizes = {"frames": (20, 21), "width": 48, "height": 32, "workers": 0, "progress": False}
-    release = render_release(tmp_path / "made", train_dives=3, test_dives=1, **sizes)
+    release = render_release(tmp_path / "rendered", train_dives=3, test_dives=1, **sizes)
     config.data.update(data_dir=str(tmp_path / "data"), frame_size=8, workers=0)
     config.data.update(frames=6, resize_width=10, resize_height=12)
     assert built_data_sets(config.to_dict()) == ()
@@ -393,7 +393,9 @@ def test_the_baseline_needs_the_full_size():
 
 
 def test_settings_are_the_baselines():
-    torch_baseline = pytest.importorskip("benchmarks.torch_baseline")
+    torch_baseline = pytest.importorskip(
+        "benchmarks.torch_baseline", reason="needs PyTorch, which is not installed"
+    )
     assert throughput.TORCH_SETTINGS == torch_baseline.SETTINGS
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs PyTorch, which is not installed")
 
 from benchmarks import throughput  # noqa: E402
 from benchmarks import torch_baseline as tb  # noqa: E402

@@ -10,8 +10,8 @@ import zlib
 
 import numpy as np
 import pytest
-from made_dives import encode, made_dive, made_info, with_images
 from PIL import Image
+from synthetic_dives import encode, make_dive, make_info, with_images
 
 from finecausal_jax.data.clips import LIMITS, Clip, Limits, read_folder
 from finecausal_jax.data.dives import Dive, DiveSource
@@ -170,14 +170,14 @@ def test_images_that_unpack_to_gigabytes_are_refused(tmp_path, side):
 
 
 def test_a_clip_has_one_of_each_a_frame():
-    dive = made_dive(made_info(4))
+    dive = make_dive(make_info(4))
     dive.clip.check()
     short = dataclasses.replace(dive.clip, frames=dive.frames[1:])
     with pytest.raises(ValueError, match="12 frame numbers, 11 frames and 12 masks, expected one"):
         short.check()
     bare = dataclasses.replace(dive.clip, masks=None)
     bare.check()
-    with pytest.raises(ValueError, match=r"\('Made Cup', 4\) has 12 frame numbers and 11 frames"):
+    with pytest.raises(ValueError, match=r"\('Test Cup', 4\) has 12 frame numbers and 11 frames"):
         dataclasses.replace(bare, frames=dive.frames[1:]).check()
     falling = dataclasses.replace(bare, frame_numbers=np.array([*range(11), 10]))
     with pytest.raises(ValueError, match="has frame number 10 after 10, expected ascending ones"):
@@ -194,22 +194,22 @@ def test_pixels_come_with_their_resize():
 
 
 def test_labels_belong_to_their_clip():
-    dive = made_dive(made_info(4))
+    dive = make_dive(make_info(4))
     assert dive.key == dive.info.key and dive.frames is dive.clip.frames
     with pytest.raises(ValueError, match="12 frame numbers, 11 labels, 12 frames and 12 masks"):
         Dive(dataclasses.replace(dive.info, frame_labels=dive.info.frame_labels[1:]), dive.clip)
-    with pytest.raises(ValueError, match=r"\('Made Cup', 4\) is not of the dive \('Made Cup', 5\)"):
-        Dive(made_info(5), dive.clip)
+    with pytest.raises(ValueError, match=r"\('Test Cup', 4\) is not of the dive \('Test Cup', 5\)"):
+        Dive(make_info(5), dive.clip)
     with pytest.raises(ValueError, match="for the frames 489 to 500, the clip has 490 to 501: exp"):
         with_images(dive, frame_numbers=dive.info.frame_numbers + 1)
 
 
 def test_clips_at_hand_are_a_source():
-    dive = made_dive(made_info(4))
+    dive = make_dive(make_info(4))
     bare = dataclasses.replace(dive.clip, key=("mine", 0), masks=None)
     source = ClipList([dive, bare])
     assert isinstance(source, Clips) and not isinstance(source, Dives)
-    assert len(source) == 2 and source.keys == (("Made Cup", 4), ("mine", 0))
+    assert len(source) == 2 and source.keys == (("Test Cup", 4), ("mine", 0))
     assert source[0] is dive and source[1] is bare
     assert repr(source) == "ClipList(clips=2)"
     with pytest.raises(ValueError, match=r"two clips have the key \('mine', 0\): expected another"):

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from made_dives import MadeSource, made_info, with_images
+from synthetic_dives import SomeDives, make_info, with_images
 
 from finecausal_jax.data import exemplars, pipeline, preprocessing
 from finecausal_jax.data.pipeline import Share
@@ -25,7 +25,7 @@ NUMBERS = ["107b"] * 4 + ["5253b"] * 2 + ["301c"]
 
 @pytest.fixture(scope="module")
 def source():
-    return MadeSource(made_info(index, number) for index, number in enumerate(NUMBERS))
+    return SomeDives(make_info(index, number) for index, number in enumerate(NUMBERS))
 
 
 def training(source, *, batch_size=2, seed=0, **options):
@@ -65,7 +65,7 @@ def test_batches_hold_pairs_of_videos(source):
             info = source.infos[row]
             assert video["completeness"][place] == np.float32(info.score / info.difficulty)
             assert video["difficulty"][place] == info.difficulty
-            # The dive's index is in the brightness of its images (see `made_dive`).
+            # The dive's index is in the brightness of its images (see `make_dive`).
             assert abs(int(video["frames"][place].max()) - (255 - 4 * info.index)) <= 2
 
 
@@ -179,7 +179,7 @@ def test_states_of_other_runs_are_refused(source):
 
 
 def test_worker_processes_change_nothing(source):
-    # Also: workers start no device and import neither torch nor tensorflow (see `MadeSource`).
+    # Also: workers start no device and import neither torch nor tensorflow (see `SomeDives`).
     plain = take(training(source, batch_size=3), 6)
     iterator = training(source, batch_size=3, workers=2)
     iterator.set_state({**iterator.get_state(), "next_batch": 1})
@@ -223,8 +223,8 @@ def test_shares_are_checked(part, message):
 
 def test_empty_splits_and_broken_dives_are_named(source):
     with pytest.raises(ValueError, match="training dives are an empty split"):
-        training(MadeSource([]))
-    broken = MadeSource(source.infos)
+        training(SomeDives([]))
+    broken = SomeDives(source.infos)
     dive = broken.dives[3]
     broken.dives = (
         *broken.dives[:3],
@@ -234,7 +234,7 @@ def test_empty_splits_and_broken_dives_are_named(source):
     iterator = pipeline.evaluation_videos(broken, SMALL, range(7), batch_size=2)
     next(iterator)
     for _ in range(2):  # the broken batch is not skipped over
-        with pytest.raises(ValueError, match=r"dive \('Made Cup', 3\): mask 00489 cannot be dec"):
+        with pytest.raises(ValueError, match=r"dive \('Test Cup', 3\): mask 00489 cannot be dec"):
             next(iterator)
 
 
@@ -274,9 +274,9 @@ def test_evaluation_rows_are_checked(source):
 
 
 def test_training_without_masks_is_refused(source):
-    bare = MadeSource(source.infos)
+    bare = SomeDives(source.infos)
     bare.dives = tuple(with_images(dive, masks=None) for dive in bare.dives)
-    with pytest.raises(ValueError, match=r"dive \('Made Cup', \d\) has no masks, which training"):
+    with pytest.raises(ValueError, match=r"dive \('Test Cup', \d\) has no masks, which training"):
         next(training(bare))
 
 

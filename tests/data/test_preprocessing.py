@@ -10,8 +10,8 @@ import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
-from made_dives import FIRST_FRAME, encode, labelled, made_dive, made_info, with_images
 from PIL import Image
+from synthetic_dives import FIRST_FRAME, encode, labelled, make_dive, make_info, with_images
 
 from finecausal_jax.data import preprocessing
 from finecausal_jax.data.preprocessing import Preprocessing
@@ -56,7 +56,7 @@ def test_training_pixels_equal_the_reference(case, name):
 
 def test_encoded_dive_equals_the_reference(case):
     # PNG, which loses nothing, stands in for the JPEG files of a release.
-    info = made_info(0, frames=3)
+    info = make_info(0, frames=3)
     frames = tuple(encode(one, "PNG") for one in case["frames"])
     masks = tuple(encode(one, "PNG") for one in case["masks"])
     clip = labelled(info, frames, masks).clip
@@ -152,12 +152,12 @@ def test_transitions_are_first_appearances(labels):
 
 
 def grey_levels(video):
-    """The frame each image came from, read off its left edge (see `made_dive`)."""
+    """The frame each image came from, read off its left edge (see `make_dive`)."""
     return np.rint(video.frames[:, 0, 0].mean(-1) / 8).astype(int).tolist()
 
 
 def test_evaluation_video_samples_resizes_and_crops():
-    dive = made_dive(made_info(3))
+    dive = make_dive(make_info(3))
     video = preprocessing.evaluation_video(dive.clip, SMALL)
     assert video.frames.shape == (6, 8, 8, 3) and video.frames.dtype == np.uint8
     assert video.mask.shape == (6, 8, 8) and video.mask.dtype == np.uint8
@@ -171,7 +171,7 @@ def test_evaluation_video_samples_resizes_and_crops():
 
 
 def test_the_mask_changes_no_frame_and_may_be_missing():
-    dive = made_dive(made_info(3))
+    dive = make_dive(make_info(3))
     bare = preprocessing.evaluation_video(dataclasses.replace(dive.clip, masks=None), SMALL)
     with_mask = preprocessing.evaluation_video(dive.clip, SMALL)
     assert bare.mask is None
@@ -189,17 +189,17 @@ def test_the_mask_changes_no_frame_and_may_be_missing():
 def test_a_clip_with_times_is_sampled_by_them():
     # Twelve frames of which the last stays on for as long as all others together.
     times = np.array([*range(0, 220, 20), 440])
-    clip = dataclasses.replace(made_dive(made_info(3)).clip, frame_numbers=times, timed=True)
+    clip = dataclasses.replace(make_dive(make_info(3)).clip, frame_numbers=times, timed=True)
     video = preprocessing.evaluation_video(clip, SMALL)
     assert video.rows.tolist() == [0, 4, 8, 10, 10, 11]  # at 0, 88, 176, 264, 352, 440
     assert grey_levels(video) == video.rows.tolist()
-    with pytest.raises(ValueError, match=r"dive \('Made Cup', 3\): frame 00088 is missing"):
+    with pytest.raises(ValueError, match=r"dive \('Test Cup', 3\): frame 00088 is missing"):
         preprocessing.evaluation_video(dataclasses.replace(clip, timed=False), SMALL)
 
 
 def test_a_clip_that_does_not_fit_is_named():
-    clip = made_dive(made_info(4)).clip
-    with pytest.raises(ValueError, match=r"\('Made Cup', 4\) has 12 frame numbers and 11 frames"):
+    clip = make_dive(make_info(4)).clip
+    with pytest.raises(ValueError, match=r"\('Test Cup', 4\) has 12 frame numbers and 11 frames"):
         one_less = dataclasses.replace(clip, frames=clip.frames[1:], masks=None)
         preprocessing.evaluation_video(one_less, SMALL)
 
@@ -208,16 +208,16 @@ def test_short_dives_decode_each_frame_once(monkeypatch):
     opened = []
     plain = Image.open
     monkeypatch.setattr(Image, "open", lambda file: opened.append(file) or plain(file))
-    video = preprocessing.evaluation_video(made_dive(made_info(0, frames=3)).clip, SMALL)
+    video = preprocessing.evaluation_video(make_dive(make_info(0, frames=3)).clip, SMALL)
     assert grey_levels(video) == [0, 0, 0, 1, 1, 2]
     assert len(opened) == 2 * 3
     opened.clear()
-    preprocessing.evaluation_video(made_dive(made_info(0, frames=30)).clip, SMALL)
+    preprocessing.evaluation_video(make_dive(make_info(0, frames=30)).clip, SMALL)
     assert len(opened) == 2 * 6
 
 
 def test_masks_stored_in_colour_become_grey():
-    dive = made_dive(made_info(0))
+    dive = make_dive(make_info(0))
     coloured = tuple(
         encode(np.repeat(np.full((14, 18, 1), 8 * row, np.uint8), 3, -1)) for row in range(12)
     )
@@ -229,7 +229,7 @@ def test_masks_stored_in_colour_become_grey():
 
 
 def test_training_video_draws_end_flip_and_crop():
-    dive = made_dive(made_info(0))
+    dive = make_dive(make_info(0))
     ends, flips = set(), set()
     for seed in range(40):
         video = preprocessing.training_video(dive, SMALL, np.random.default_rng(seed))
@@ -246,7 +246,7 @@ def test_training_video_draws_end_flip_and_crop():
 
 
 def test_the_drawn_end_never_cuts_off_the_only_transition():
-    dive = made_dive(made_info(0, frame_labels=np.repeat([1, 37], [10, 2])))
+    dive = make_dive(make_info(0, frame_labels=np.repeat([1, 37], [10, 2])))
     ends = set()
     for seed in range(20):
         video = preprocessing.training_video(dive, SMALL, np.random.default_rng(seed))
@@ -260,7 +260,7 @@ def test_training_crops_reach_every_place():
     image = np.zeros((12, 10, 3), np.uint8)
     image[..., 0] = 10 * np.arange(10)
     image[..., 1] = 10 * np.arange(12)[:, None]
-    info = made_info(0, frames=3)
+    info = make_info(0, frames=3)
     dive = labelled(info, (encode(image, "PNG"),) * 3, (encode(image[..., 0], "PNG"),) * 3)
     corners = set()
     for seed in range(120):
@@ -297,8 +297,8 @@ def test_keep_aspect_crops_both_ways():
     np.testing.assert_array_equal(kept, frames[:, 2:10, 6:14])
     with pytest.raises(ValueError, match="6 pixels wide, expected at least frame_size"):
         settings.resized_size(6, 12)
-    with pytest.raises(ValueError, match=r"dive \('Made Cup', 4\): an image of 6 x 12"):
-        preprocessing.evaluation_video(made_dive(made_info(4), (6, 12)).clip, settings)
+    with pytest.raises(ValueError, match=r"dive \('Test Cup', 4\): an image of 6 x 12"):
+        preprocessing.evaluation_video(make_dive(make_info(4), (6, 12)).clip, settings)
 
 
 # --- The resize -------------------------------------------------------------------------------
@@ -376,8 +376,8 @@ def replace_one(images, row, data):
 
 
 def test_errors_name_the_dive_and_the_frame():
-    dive = made_dive(made_info(4))
-    name = re.escape("dive ('Made Cup', 4)")
+    dive = make_dive(make_info(4))
+    name = re.escape("dive ('Test Cup', 4)")
     number = f"{FIRST_FRAME + 11:05d}"  # the last frame is always sampled at evaluation
     broken = {
         "frames": replace_one(dive.frames, 11, dive.frames[11][:-40]),
@@ -396,6 +396,6 @@ def test_errors_name_the_dive_and_the_frame():
     with pytest.raises(ValueError, match=f"{name} has 12 frame numbers, 12 labels, 12 frames and"):
         with_images(dive, masks=dive.masks[1:])
 
-    alike = made_dive(made_info(4, frame_labels=np.full(12, 7)))
+    alike = make_dive(make_info(4, frame_labels=np.full(12, 7)))
     with pytest.raises(ValueError, match=f"{name}: all sampled frames carry the label 7"):
         alike.info.transitions(preprocessing.evaluation_video(alike.clip, SMALL).rows)

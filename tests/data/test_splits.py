@@ -9,7 +9,7 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from made_dives import MadeSource, made_info
+from synthetic_dives import SomeDives, make_info
 
 from finecausal_jax.data import exemplars, pipeline, splits
 from finecausal_jax.data.preprocessing import Preprocessing
@@ -22,7 +22,7 @@ SMALL = Preprocessing(frames=6, frame_size=8, resize_width=10, resize_height=12)
 def table_of(sizes, train_of=lambda row: row % 4 != 0):
     """A table with some dives of each competition, by name; every fourth dive is a test dive."""
     infos = [
-        made_info(index, ("107b", "5253b", "301c")[index % 3], competition=name)
+        make_info(index, ("107b", "5253b", "301c")[index % 3], competition=name)
         for name, size in sizes.items()
         for index in range(size)
     ]
@@ -97,7 +97,7 @@ def test_dives_without_exemplars_can_be_left_out():
     numbers = ["107b", "5253b", "301c", "107b", "6245d"]
     names = ["Cup", "Cup", "Cup", "Games", "Games"]
     infos = [
-        made_info(index, number, competition=name)
+        make_info(index, number, competition=name)
         for index, (number, name) in enumerate(zip(numbers, names, strict=True))
     ]
     table = Table(tuple(infos), ("train",) * 5)
@@ -155,10 +155,10 @@ def test_splits_that_a_data_set_does_not_allow_are_named():
 @pytest.fixture(scope="module")
 def sources():
     infos = {
-        "train": [made_info(row, competition=f"Cup {row % 3}") for row in range(7)],
-        "test": [made_info(row, competition=f"Cup {row % 3}") for row in range(7, 11)],
+        "train": [make_info(row, competition=f"Cup {row % 3}") for row in range(7)],
+        "test": [make_info(row, competition=f"Cup {row % 3}") for row in range(7, 11)],
     }
-    return {name: MadeSource(some) for name, some in infos.items()}
+    return {name: SomeDives(some) for name, some in infos.items()}
 
 
 def test_official_hands_out_the_stored_sources(sources):
@@ -188,7 +188,7 @@ def test_a_view_takes_dives_from_both_stored_splits(sources):
 
 
 def test_a_view_s_fingerprint_is_of_the_stored_splits_it_reads(sources):
-    marked = {name: MadeSource(source.infos) for name, source in sources.items()}
+    marked = {name: SomeDives(source.infos) for name, source in sources.items()}
     for name, source in marked.items():
         source.fingerprint = f"{name} images"
     both = open_split(Split.parse("competitions:3:1"), marked)["test"]
@@ -203,7 +203,7 @@ def test_views_train_and_test(sources):
     assert sorted(batch["query"]["row"].tolist()) == list(range(7))
     for role in ("query", "exemplar"):
         for place, row in enumerate(batch[role]["row"]):
-            # The dive's index is in the brightness of its images (see `made_dive`).
+            # The dive's index is in the brightness of its images (see `make_dive`).
             index = sides["train"].infos[row].index
             assert abs(int(batch[role]["frames"][place].max()) - (255 - 4 * index)) <= 2
     batch = next(pipeline.evaluation_videos(sides["test"], SMALL, range(4), batch_size=4))

@@ -4,7 +4,7 @@ import types
 
 import numpy as np
 import pytest
-from made_weights import trained_adam
+from synthetic_weights import trained_adam
 
 from finecausal_jax.commands import convert, verify
 from finecausal_jax.commands import export as export_command

@@ -9,7 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from made_weights import BUFFERS, NEVER_CALLED, trained_adam
+from synthetic_weights import BUFFERS, NEVER_CALLED, trained_adam
 
 from configs import demo
 from finecausal_jax.interop import export

@@ -9,8 +9,8 @@ import stat
 import jax
 import numpy as np
 import pytest
-from made_weights import assert_same, trained_adam
 from rich.console import Console
+from synthetic_weights import assert_same, trained_adam
 
 from finecausal_jax.interop import conversion, export, report, workdirs
 from finecausal_jax.interop.checkpoint_files import read_weights
@@ -146,7 +146,7 @@ def test_a_run_that_began_here(tmp_path, small_state, small_model, small_tensors
     assert len(blob["optimizer"]["state"]) == leaves.count("params")
 
 
-def made_run(folder, variables, rows):
+def write_run(folder, variables, rows):
     """A checkpoint of training at step 10, and its run's metrics."""
     items = {"variables": variables, "optimiser": {"step": np.array(10, np.int32)}}
     workdirs.save_new(folder, step=10, items=items, origin={})
@@ -168,7 +168,7 @@ def test_a_run_tells_its_epoch_and_best_metrics(tmp_path, small_state, small_mod
         {"step": 12, "train/epoch": 3.0},
         {"step": 12, "test/spearman": 0.75, "test/r_l2_x100": 0.25},
     ]
-    made_run(tmp_path / "run", from_pytorch(small_state, model=small_model), rows)
+    write_run(tmp_path / "run", from_pytorch(small_state, model=small_model), rows)
     content = export.read_checkpoint(tmp_path / "run", model=small_model)
     assert content.step == 10
     assert content.unknown == ["L2_min"]
@@ -188,7 +188,7 @@ def test_a_run_tells_its_epoch_and_best_metrics(tmp_path, small_state, small_mod
     ],
 )
 def test_only_what_a_run_knows_is_told(tmp_path, small_state, small_model, rows, known):
-    made_run(tmp_path / "run", from_pytorch(small_state, model=small_model), rows)
+    write_run(tmp_path / "run", from_pytorch(small_state, model=small_model), rows)
     content = export.read_checkpoint(tmp_path / "run", model=small_model)
     start = {"epoch": 0, "epoch_best_aqa": 0, "rho_best": 0, "L2_min": 1000, "RL2_min": 1000}
     assert content.progress == start | known

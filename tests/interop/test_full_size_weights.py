@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from made_weights import assert_same, trained_adam
+from synthetic_weights import assert_same, trained_adam
 
 from configs import fineparser
 from finecausal_jax.interop import conversion, export

@@ -15,7 +15,7 @@ import optax
 import pytest
 from absl import logging
 from flax.traverse_util import flatten_dict
-from made_weights import trained_adam
+from synthetic_weights import trained_adam
 
 from configs import demo
 from finecausal_jax.data.batches import Batches

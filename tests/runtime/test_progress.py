@@ -1,12 +1,22 @@
 """What users see of long work, on a terminal and elsewhere."""
 
+import contextlib
+import fcntl
 import io
+import os
+import pathlib
+import struct
+import subprocess
+import sys
+import termios
 import threading
 import time
 
 import pytest
 
-from finecausal_jax.runtime.progress import progress
+from finecausal_jax.runtime.progress import progress, say
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 class Terminal(io.StringIO):
@@ -133,7 +143,6 @@ def test_a_process_that_does_not_lead_is_silent(stream, capsys):
     with progress(2, "training", "steps", show=False, stream=stream) as shown:
         shown.update()
         shown.note("loss")
-        shown.write("epoch 1")
     assert stream.getvalue() == ""
     assert capsys.readouterr() == ("", "")
 
@@ -144,7 +153,7 @@ def test_a_terminal_gets_a_bar_and_results_go_to_standard_output(capsys, monkeyp
     with progress(4, "training", "steps", stream=stream) as shown:
         shown.update(3)
         shown.note("loss 0.5")
-        shown.write("epoch 1: Spearman 0.9")
+        say("epoch 1: Spearman 0.9")
         shown.tick()
     assert "training:  75%" in stream.getvalue() and "3/4" in stream.getvalue()
     assert "loss 0.5" in stream.getvalue()
@@ -152,10 +161,39 @@ def test_a_terminal_gets_a_bar_and_results_go_to_standard_output(capsys, monkeyp
     assert capsys.readouterr().out == "epoch 1: Spearman 0.9\n"
 
 
-def test_results_are_not_held_back(capsys):
-    with progress(1, "training", "steps", stream=io.StringIO()) as shown:
-        shown.write("epoch 1: Spearman 0.9")
-    assert capsys.readouterr().out == "epoch 1: Spearman 0.9\n"
+@pytest.mark.parametrize("size", [(0, 0), (40, 100)])
+def test_a_terminal_without_a_size_gets_lines(size):
+    """As in a container that was given a terminal but not its size."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+    with open(theirs, "w") as stream, progress(4, "training", "steps", stream=stream) as shown:
+        shown.update(4)
+    seen = b""
+    with contextlib.suppress(OSError):  # at its end, a pseudo-terminal fails
+        while more := os.read(ours, 10_000):
+            seen += more
+    os.close(ours)
+    seen = seen.decode(errors="replace")
+    assert ("training: 4 of 4 steps in" in seen) == (size == (0, 0))
+    assert ("100%" in seen) == (size != (0, 0))
+
+
+def test_what_is_said_comes_at_once():
+    """From a process of its own, whose output is a pipe: Python would hold it back."""
+    code = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from finecausal_jax.runtime.progress import say
+say("epoch 1")
+if len(sys.argv) > 1:
+    import tqdm
+    say("epoch 2")
+sys.stdin.read()
+"""
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code, "bars"], **options) as process:
+        assert [process.stdout.readline() for _ in range(2)] == ["epoch 1\n", "epoch 2\n"]
+        process.stdin.close()
 
 
 def test_a_reader_that_has_gone_does_not_end_the_work():

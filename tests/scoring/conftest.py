@@ -1,4 +1,4 @@
-"""A made split without files, and a stand-in model whose predictions can be worked out by hand."""
+"""A synthetic split without files, and a stand-in model that can be computed by hand."""
 
 import dataclasses
 import io

@@ -150,6 +150,22 @@ def test_each_video_is_read_once_and_only_needed_exemplars(scorer, test_source, 
     assert len(needed) < len(train_source.infos)
 
 
+def test_scoring_says_how_far_it_is(scorer, test_source, train_source, capsys):
+    """Where standard error is no terminal, as in a log: a line at each beginning and end."""
+    shown = dataclasses.replace(scorer, progress=True)
+    protocol.score_dives(shown, test_source, train_source, Choice(exemplars=1))
+    needed = len({int(row) for rows in pairs_of(test_source, train_source, 1) for row in rows})
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(" in ")[0] for line in lines] == [
+        "encoding queries: 0 of 5 videos",
+        "encoding queries: 5 of 5 videos",
+        f"encoding exemplars: 0 of {needed} videos",
+        f"encoding exemplars: {needed} of {needed} videos",
+        "comparing: 0 of 5 pairs",
+        "comparing: 5 of 5 pairs",
+    ]
+
+
 def test_given_encodings_are_used_as_they_are(scorer, test_source, train_source):
     want = run(scorer, test_source, train_source)
     bank = dict(scorer.encode(train_source, range(7)))

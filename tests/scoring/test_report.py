@@ -109,9 +109,11 @@ def test_a_narrow_terminal_folds_names_before_numbers(evaluation):
 
 
 def test_json_holds_every_dive(evaluation, tmp_path):
-    path = report.write_json(evaluation, tmp_path / "new" / "result.json", data_name="made data")
+    path = report.write_json(
+        evaluation, tmp_path / "new" / "result.json", data_name="synthetic data"
+    )
     read = json.loads(path.read_text())
-    assert read["data"] == "made data"
+    assert read["data"] == "synthetic data"
     assert read["metrics"]["dives"] == 3
     assert read["metrics"]["mask_recall"] == 0.5
     assert read["baselines"]["difficulty_only"]["execution_spearman"] is None

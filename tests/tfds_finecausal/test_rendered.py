@@ -288,7 +288,7 @@ def test_command_line(tmp_path):
 
 
 def test_render_command(tmp_path, capsys):
-    target = tmp_path / "made"
+    target = tmp_path / "rendered"
     rendered = {"train_dives": 2, "test_dives": 1, "width": 48, "height": 32}
     config = {"rendered": rendered, "data": {"manual_dir": str(target)}}
     assert render_command.NEEDS_CONFIG

@@ -1,4 +1,4 @@
-"""The training step on made batches.
+"""The training step on synthetic batches.
 
 What a step does around the network (freezing, which transitions, losses) is seen on a stand-in; on
 several devices and resumed, the network itself is run, whose step takes minutes to compile.
@@ -76,7 +76,7 @@ def small():
     """A batch, the stand-in, its first state, and its jitted step by non-default settings."""
     config = tiny_config()
     config.data.frames, config.data.frame_size, config.train.batch_size = 4, 2, 3
-    batch = made_batch(config)
+    batch = synthetic_batch(config)
     model = StandIn()
     video, random = jnp.zeros((3, 4, 2, 2, 3)), np.random.default_rng(3)
     shapes = jax.eval_shape(model.init, jax.random.key(0), video, video)
@@ -237,7 +237,7 @@ def tiny_config():
     return config
 
 
-def made_batch(config, seed=0):
+def synthetic_batch(config, seed=0):
     random = np.random.default_rng(seed)
     b, t, s = config.train.batch_size, config.data.frames, config.data.frame_size
 
@@ -256,7 +256,7 @@ def made_batch(config, seed=0):
     return {"query": video(), "exemplar": video()}
 
 
-def made_state(config, model, optimiser):
+def synthetic_state(config, model, optimiser):
     """Parameters near 0.1 from NumPy: the model's own initial values take long to draw."""
     random = np.random.default_rng(0)
     video = jnp.zeros((1, config.data.frames, 16, 16, 3))
@@ -273,10 +273,10 @@ def run_steps(layout, count, config=None):
     config = config or tiny_config()
     settings = read(config)
     step, optimiser = things.make_training_step(settings, STEPS_PER_EPOCH, layout)
-    current = layout.place(made_state(config, things.make_model(settings), optimiser))
+    current = layout.place(synthetic_state(config, things.make_model(settings), optimiser))
     results = []
     for number in range(count):
-        batch = layout.place_batch(made_batch(config, number))
+        batch = layout.place_batch(synthetic_batch(config, number))
         current, losses = step(current, batch, jax.random.key(1))
         results.append(jax.device_get(losses))
     return step, current, results
@@ -333,9 +333,9 @@ def test_a_resumed_run_goes_on_bit_for_bit(tmp_path):
 
     settings = read(config)
     _, optimiser = things.make_training_step(settings, STEPS_PER_EPOCH, layout)
-    current = layout.place(made_state(config, things.make_model(settings), optimiser))
+    current = layout.place(synthetic_state(config, things.make_model(settings), optimiser))
     for number in range(3):
-        batch = layout.place_batch(made_batch(config, number))
+        batch = layout.place_batch(synthetic_batch(config, number))
         current, _ = step(current, batch, jax.random.key(1))
         if number == 0:  # stop between two micro-batches, and start again from the files
             abstract = layout.shapes(current)

@@ -1,4 +1,4 @@
-"""Small dives made in memory, so that these tests need no built data set."""
+"""Small synthetic dives in memory, so that these tests need no built data set."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def encode(pixels: np.ndarray, file_format: str = "JPEG") -> bytes:
     return buffer.getvalue()
 
 
-def made_info(index: int, dive_number: str = "107b", frames: int = 12, **changes) -> DiveInfo:
+def make_info(index: int, dive_number: str = "107b", frames: int = 12, **changes) -> DiveInfo:
     third = frames // 3
     values = {
-        "competition": "Made Cup",
+        "competition": "Test Cup",
         "index": index,
         "dive_number": dive_number,
         "score": 60.0 + index,
@@ -38,7 +38,7 @@ def made_info(index: int, dive_number: str = "107b", frames: int = 12, **changes
     return DiveInfo(**{**values, **changes})
 
 
-def made_dive(info: DiveInfo, size: tuple[int, int] = (18, 14)) -> Dive:
+def make_dive(info: DiveInfo, size: tuple[int, int] = (18, 14)) -> Dive:
     """A dive whose images are steps in x: the left half tells the frame, the right the dive.
 
     The left half of frame i is grey 8 * i, the right half 255 - 4 * index; the mask is 8 * i.
@@ -61,14 +61,14 @@ def with_images(dive: Dive, **changes) -> Dive:
     return dataclasses.replace(dive, clip=dataclasses.replace(dive.clip, **changes))
 
 
-class MadeSource:
+class SomeDives:
     """The dives of `infos`; in a worker process it refuses one that has started too much."""
 
     def __init__(self, infos):
         self.infos = tuple(infos)
         self.keys = tuple(info.key for info in self.infos)
         self.fingerprint = ""
-        self.dives = tuple(made_dive(info) for info in self.infos)
+        self.dives = tuple(make_dive(info) for info in self.infos)
 
     def __len__(self) -> int:
         return len(self.dives)
