@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import ml_collections
+import jax.numpy as jnp
 
 from finecausal_jax.compilation import hlo, programs
 from finecausal_jax.compilation.hardware import Topology
 from finecausal_jax.runtime.memory import GIB, planned_memory
+from finecausal_jax.runtime.progress import progress
 
 # Triton's tiles are chosen by timing them; guessed, they fail to compile for some small products.
 # Command buffers would hide the kernels that `hlo.bytes_accessed` counts.
@@ -65,37 +66,27 @@ class Estimate:
         return cls(**{**row, "collectives": links})
 
 
-def estimate(
-    program: str,
-    config: ml_collections.ConfigDict,
-    topology: Topology,
-    mesh: jax.sharding.Mesh,
-    batch_size: int,
-) -> Estimate:
+def estimate(program: str, parts: programs.Parts, topology: Topology, batch_size: int) -> Estimate:
     """Compiles a program for a topology.
 
     Args:
       program: one of `programs.PROGRAMS`.
-      config: sizes, dtype, rematerialisation.
-      topology, mesh: from `hardware`.
+      parts: what it is made of, with a layout of the topology's devices.
+      topology: from `hardware`.
       batch_size: pairs over all devices.
 
     Returns:
       The estimate; one that says `fits=False` where the compiler runs out of the chip's memory.
     """
-    chip, dtype = topology.chip, config.model.dtype
+    chip, dtype = topology.chip, jnp.dtype(parts.model.dtype).name
     start = time.perf_counter()
-    lowered = programs.lower(program, config, mesh, batch_size)
     memory: dict[str, int] = {}
     flops = moved = None
     links: tuple[hlo.Collective, ...] = ()
-    refused = False
-    try:
-        compiled = lowered.compile(_OPTIONS.get(chip.platform))
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        refused, memory = True, used_memory(str(error))
+    lowered, compiled = _compile(program, parts, topology, batch_size)
+    refused = isinstance(compiled, str)
+    if isinstance(compiled, str):
+        memory = used_memory(compiled)
     else:
         memory = planned_memory(compiled)
         text = compiled.as_text()
@@ -111,7 +102,7 @@ def estimate(
         program=program,
         topology=topology.name,
         dtype=dtype,
-        remat=config.model.remat,
+        remat=parts.model.remat,
         batch_size=batch_size,
         fits=not refused and memory["total"] <= limit,
         memory=memory,
@@ -122,6 +113,26 @@ def estimate(
         roofline=roofline(topology, dtype, flops, moved, links),
         compile_seconds=time.perf_counter() - start,
     )
+
+
+def _compile(
+    program: str, parts: programs.Parts, topology: Topology, batch_size: int
+) -> tuple[Any, Any]:
+    """The lowered and the compiled program; of one that takes too much memory, the refusal."""
+    label = f"{program} of {batch_size} pairs for {topology.name}"
+    with progress(2, label, "steps") as shown:
+        shown.note("tracing")
+        lowered = programs.lower(program, parts, batch_size)
+        shown.update()
+        shown.note("compiling")
+        try:
+            compiled = lowered.compile(_OPTIONS.get(topology.chip.platform))
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            compiled = str(error)
+        shown.update()
+    return lowered, compiled
 
 
 def roofline(

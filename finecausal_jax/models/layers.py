@@ -11,12 +11,12 @@ from jaxtyping import Array, Float
 from finecausal_jax.lowering.batch_norm import batch_norm, shifted
 from finecausal_jax.lowering.convolution import convolve
 from finecausal_jax.lowering.rectified import Activation, Normalised, value_of
-from finecausal_jax.models.initial_values import Initializer, uniform_fan_in
+from finecausal_jax.models.initial_values import Initializer, Layer, uniform_fan_in
 
 NORM_EPSILON = 1e-5  # PyTorch's default for BatchNorm and LayerNorm
 
 
-class Conv(nn.Module):
+class Conv(Layer):
     """A convolution over 1, 2 or 3 spatial dimensions, channels last.
 
     Attributes:
@@ -63,7 +63,7 @@ class Conv(nn.Module):
         return y
 
 
-class Dense(nn.Module):
+class Dense(Layer):
     """A linear layer with PyTorch's initial values: [..., i] to [..., o]."""
 
     features: int
@@ -81,7 +81,7 @@ class Dense(nn.Module):
         return y
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(Layer):
     """LayerNorm over the last axis, computed in float32 whatever the compute dtype."""
 
     dtype: Any = jnp.float32
@@ -96,7 +96,7 @@ class LayerNorm(nn.Module):
         return _affine(centred * jax.lax.rsqrt(var + NORM_EPSILON), scale, bias).astype(self.dtype)
 
 
-class BatchNorm(nn.Module):
+class BatchNorm(Layer):
     """BatchNorm as PyTorch does it: the running variance takes the unbiased estimate.
 
     (Flax's own layer keeps the biased one, so its running statistics drift from the reference's.)
@@ -176,8 +176,7 @@ def run_block(block: nn.Module, x: Activation, *, remat: str, **mode: Any) -> An
         keeps what the backward pass needs. Values, gradients and names are the same.
       **mode: static keyword arguments of the block.
     """
-    # Initial values are drawn outside, where `init_variables` can pick them from the forward pass.
-    if remat == "none" or block.is_initializing():
+    if remat == "none":
         return block(x, **mode)
     # `value_of`: one array to keep instead of two.
     return nn.remat(lambda block, x: block(x, **mode))(block, value_of(x))

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from finecausal_jax.lowering.upsample import upsample
 from finecausal_jax.models.i3d import I3D
-from finecausal_jax.models.initial_values import bilinear_upsampling, normal
+from finecausal_jax.models.initial_values import Layer, bilinear_upsampling, normal
 from finecausal_jax.models.layers import Conv, add_bias
 
 SIDE_CHANNELS = 16
@@ -89,7 +89,7 @@ class Segmenter(nn.Module):
         )
 
 
-class Fuse(nn.Module):
+class Fuse(Layer):
     """The parameters of the 1x1x1 fusion, which is folded into the upsampling and never run."""
 
     shape: tuple[int, ...]
@@ -100,7 +100,7 @@ class Fuse(nn.Module):
         return kernel, self.param("bias", nn.initializers.zeros, (1,))
 
 
-class UpsampleKernel(nn.Module):
+class UpsampleKernel(Layer):
     """The kernel [*window, c, c] of a transposed convolution, at first a bilinear enlargement."""
 
     window: tuple[int, ...]
