@@ -8,6 +8,7 @@ from here.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import statistics
@@ -20,8 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from finecausal_jax.lowering.batch_norm import normalize_by_batch
-from finecausal_jax.lowering.convolution import convolve, max_pool, upsample
+from finecausal_jax.lowering.batch_norm import batch_norm
+from finecausal_jax.lowering.convolution import convolve
+from finecausal_jax.lowering.pool import max_pool
+from finecausal_jax.lowering.rectified import value_of
+from finecausal_jax.lowering.upsample import upsample
 from finecausal_jax.models.layers import NORM_EPSILON
 
 CLIPS = 18  # two videos of nine windows
@@ -51,11 +55,14 @@ def comparisons() -> list[Comparison]:
     clip = (CLIPS, 16, 112, 112, 3)
     early, mixed = (CLIPS, 8, 28, 28, 64), (CLIPS, 8, 14, 14, 128)
 
-    def plain_conv(x: Any, kernel: Any) -> Any:
-        return _direct(x, kernel, one, same)
+    def conv(x: Any, kernel: Any, plain: bool = False) -> Any:
+        return convolve(x, kernel, one, same, plain=plain)
 
-    def conv(x: Any, kernel: Any) -> Any:
-        return convolve(x, kernel, one, same)
+    def stem(x: Any, kernel: Any, plain: bool = False) -> Any:
+        return convolve(x, kernel, half, stem_pad, plain=plain)
+
+    def as_written(form: Callable[..., Any]) -> Callable[..., Any]:
+        return functools.partial(form, plain=True)
 
     def by_kernel(form: Callable[..., Any]) -> Callable[..., Any]:
         return jax.grad(lambda kernel, x, y: jnp.vdot(form(x, kernel), y))
@@ -63,23 +70,14 @@ def comparisons() -> list[Comparison]:
     def by_input(form: Callable[..., Any]) -> Callable[..., Any]:
         return jax.grad(lambda x, kernel, y: jnp.vdot(form(x, kernel), y))
 
-    def normalized(x: Any, scale: Any, bias: Any) -> Any:
-        return normalize_by_batch(x, scale, bias, NORM_EPSILON)[0]
-
-    def plain_normalized(x: Any, scale: Any, bias: Any) -> Any:
-        centred = x - jnp.mean(x, axis=0, keepdims=True)
-        var = jnp.mean(jnp.square(centred), axis=0, keepdims=True)
-        return centred * lax.rsqrt(var + NORM_EPSILON) * scale[None] + bias[None]
+    def normalized(x: Any, scale: Any, bias: Any, plain: bool = False) -> Any:
+        return value_of(batch_norm(x, scale, bias, NORM_EPSILON, plain=plain)[0])
 
     def of_norm(form: Callable[..., Any]) -> Callable[..., Any]:
         return jax.grad(lambda x, scale, bias, y: jnp.vdot(form(x, scale, bias), y))
 
-    def pool(x: Any) -> Any:
-        return max_pool(x, (3, 3, 3), one, same)
-
-    def plain_pool(x: Any) -> Any:
-        x = jnp.pad(x, ((0, 0), *same, (0, 0)))  # with zeros, as the reference pads
-        return lax.reduce_window(x, -np.inf, lax.max, (1, 3, 3, 3, 1), (1,) * 5, "valid")
+    def pool(x: Any, plain: bool = False) -> Any:
+        return max_pool(x, (3, 3, 3), one, same, plain=plain)
 
     def of_pool(form: Callable[..., Any]) -> Callable[..., Any]:
         return jax.grad(lambda x, y: jnp.vdot(form(x), y))
@@ -93,11 +91,8 @@ def comparisons() -> list[Comparison]:
     def folded_fusion(x: Any, kernel: Any, fuse: Any) -> Any:
         return upsample(x, jnp.einsum("dhwio,op->dhwip", kernel, fuse), stride)
 
-    def plain_upsample(x: Any, kernel: Any) -> Any:
-        return _transposed(x, kernel, stride)
-
-    def ours_upsample(x: Any, kernel: Any) -> Any:
-        return upsample(x, kernel, stride)
+    def enlarged(x: Any, kernel: Any, plain: bool = False) -> Any:
+        return upsample(x, kernel, stride, plain=plain)
 
     def normed(x: Any, kernel: Any, scale: Any, bias: Any, mean: Any, root: Any) -> Any:
         y = (conv(x, kernel) - _spread(mean)) * lax.rsqrt(_spread(root**2) + NORM_EPSILON)
@@ -114,27 +109,27 @@ def comparisons() -> list[Comparison]:
     return [
         Comparison(
             "stem: space-to-depth and Winograd / direct",
-            lambda x, kernel: _direct(x, kernel, half, stem_pad),
-            lambda x, kernel: convolve(x, kernel, half, stem_pad),
+            as_written(stem),
+            stem,
             (clip, (7, 7, 7, 3, 64)),
         ),
-        Comparison("3x3x3 at 28 x 28: Winograd / direct", plain_conv, conv, (early, small)),
-        Comparison("3x3x3 at 14 x 14: Winograd / direct", plain_conv, conv, (mixed, middle)),
+        Comparison("3x3x3 at 28 x 28: Winograd / direct", as_written(conv), conv, (early, small)),
+        Comparison("3x3x3 at 14 x 14: Winograd / direct", as_written(conv), conv, (mixed, middle)),
         Comparison(
             "gradient by the input, 28 x 28: Winograd / direct",
-            by_input(plain_conv),
+            by_input(as_written(conv)),
             by_input(conv),
             (early, small, out),
         ),
         Comparison(
             "gradient by the kernel, 28 x 28: Winograd / direct",
-            by_kernel(plain_conv),
+            by_kernel(as_written(conv)),
             by_kernel(conv),
             (small, early, out),
         ),
         Comparison(
             "gradient by the kernel, 14 x 14: Winograd / direct",
-            by_kernel(plain_conv),
+            by_kernel(as_written(conv)),
             by_kernel(conv),
             (middle, mixed, mixed_out),
         ),
@@ -146,21 +141,21 @@ def comparisons() -> list[Comparison]:
         ),
         Comparison(
             "gradient of BatchNorm by batch statistics: two sums / autodiff",
-            of_norm(plain_normalized),
+            of_norm(as_written(normalized)),
             of_norm(normalized),
             ((CLIPS * 8 * 56 * 56, 64), (64,), (64,), (CLIPS * 8 * 56 * 56, 64)),
         ),
-        Comparison("max pool 3x3x3 along axes / reduce_window", plain_pool, pool, (mixed,)),
+        Comparison("max pool 3x3x3 along axes / reduce_window", as_written(pool), pool, (mixed,)),
         Comparison(
             "gradient of the pool: dense / select-and-scatter",
-            of_pool(plain_pool),
+            of_pool(as_written(pool)),
             of_pool(pool),
             (mixed, mixed),
         ),
         Comparison(
             "upsampling 4 x 16 x 16: 2 taps and depth-to-space / transposed convolution",
-            plain_upsample,
-            ours_upsample,
+            as_written(enlarged),
+            enlarged,
             (coarse, (8, 32, 32, 16, 1)),
         ),
         Comparison(
@@ -171,8 +166,8 @@ def comparisons() -> list[Comparison]:
         ),
         Comparison(
             "gradient of upsampling: 2 taps / transposed convolution",
-            by_kernel(plain_upsample),
-            by_kernel(ours_upsample),
+            by_kernel(as_written(enlarged)),
+            by_kernel(enlarged),
             ((8, 32, 32, 16, 1), coarse, (CLIPS, 16, 112, 112, 1)),
         ),
     ]
@@ -236,24 +231,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n")
-
-
-def _direct(x: Any, kernel: Any, stride: Sequence[int], padding: Any) -> Any:
-    numbers = ("NDHWC", "DHWIO", "NDHWC")
-    return lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=numbers)
-
-
-def _transposed(x: Any, kernel: Any, stride: Sequence[int]) -> Any:
-    """The transposed convolution as frameworks lower it: zeros between the inputs."""
-    padding = [(2 * s - 1 - s // 2,) * 2 for s in stride]
-    return lax.conv_general_dilated(
-        x,
-        kernel[::-1, ::-1, ::-1],
-        (1, 1, 1),
-        padding,
-        lhs_dilation=tuple(stride),
-        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
-    )
 
 
 def _spread(values: Any) -> Any:

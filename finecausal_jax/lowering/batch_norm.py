@@ -2,17 +2,73 @@
 
 What autodiff makes of the plain formula keeps the centred and the normalised input beside the
 input itself, and sums a chain of elementwise work anew for each of four sums. Here only the input
-is kept, and two sums are taken.
+is kept, and two sums are taken. With running statistics nothing but a shift is left to do: the
+factor is folded into the convolution before.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from finecausal_jax.lowering.rectified import Normalised
+
 Statistic = Float[Array, "*g 1 c"]
+
+
+def batch_norm(
+    x: Float[Array, "n *space c"],
+    scale: Float[Array, " c"],
+    bias: Float[Array, " c"],
+    epsilon: float,
+    *,
+    groups: int = 1,
+    dtype: Any = jnp.float32,
+    plain: bool = False,
+) -> tuple[Normalised | Array, Float[Array, "g c"], Float[Array, "g c"]]:
+    """Normalises each of some equal groups of images by its own statistics.
+
+    Args:
+      x: [n, *space, c], floating point; computed with as float32.
+      scale: [c].
+      bias: [c].
+      epsilon: added to the variance.
+      groups: how many there are; the first n / groups images are the first one.
+      dtype: of the result.
+      plain: compute it as written, and let autodiff find the gradients; the result is an array.
+
+    Returns:
+      The normalised images times `scale` plus `bias`, and mean and (biased) variance of each group.
+      The gradients of the statistics are not passed on: nothing here is trained by them.
+    """
+    lead = () if groups == 1 else (groups,)
+    rows = x.astype(jnp.float32).reshape(*lead, -1, x.shape[-1])
+    form = _as_written if plain else normalize_by_batch
+    y, *statistics = form(rows, scale, bias, epsilon)
+    y = y.reshape(x.shape).astype(dtype)
+    mean, var = (values.reshape(groups, x.shape[-1]) for values in statistics)
+    if plain:
+        return y, mean, var
+
+    def by_image(values: Array) -> Array:
+        values = jnp.repeat(values, x.shape[0] // groups, axis=0)
+        return jnp.expand_dims(values, range(1, x.ndim - 1))
+
+    factor = _rows(scale, x) * lax.rsqrt(by_image(var) + epsilon)
+    shift = _rows(bias, x) - by_image(mean) * factor
+    return Normalised(y, x, factor, shift), mean, var
+
+
+def shifted(x: Float[Array, "n *space c"], shift: Float[Array, " c"]) -> Normalised:
+    """What is left of a BatchNorm whose factor is folded into the convolution that gave `x`."""
+    by_image = (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1])
+    # In the dtype of the sum, or what is computed again could be rounded otherwise.
+    rounded = _rows(shift.astype(x.dtype), x)
+    again = jnp.broadcast_to(rounded.astype(jnp.float32), by_image)
+    return Normalised(x + rounded, x, jnp.ones(by_image, jnp.float32), again)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -67,6 +123,15 @@ def _backward(epsilon: float, saved: tuple, gradients: tuple) -> tuple:
 
 
 normalize_by_batch.defvjp(_forward, _backward)
+
+
+def _as_written(
+    x: Float[Array, "*g m c"], scale: Float[Array, " c"], bias: Float[Array, " c"], epsilon: float
+) -> tuple[Float[Array, "*g m c"], Statistic, Statistic]:
+    mean = jnp.mean(x, axis=-2, keepdims=True)
+    var = jnp.mean(jnp.square(x - mean), axis=-2, keepdims=True)
+    y = (x - mean) * lax.rsqrt(var + epsilon) * _rows(scale, x) + _rows(bias, x)
+    return y, lax.stop_gradient(mean), lax.stop_gradient(var)
 
 
 def _rows(values: Array, like: Array) -> Array:

@@ -11,6 +11,39 @@ from jax import lax
 CHUNK_BYTES = 4 * 2**20
 
 
+def map_on_cpu(function: Callable[..., Any], *arrays: jax.Array) -> Any:
+    """Calls a function of arrays [n, ...]; on a CPU with a few of n at a time.
+
+    As many as, of the first array, fit a cache.
+
+    In a loop all its results are there at once, too: elsewhere XLA would put off the places of a
+    pool's maxima to the backward pass, and keep the padded inputs until then.
+
+    Args:
+      function: of arrays [m, ...], for any m; returns a tree of arrays [m, ...].
+      *arrays: [n, ...].
+
+    Returns:
+      The tree, of arrays [n, ...].
+    """
+    return lax.platform_dependent(
+        *arrays,
+        cpu=lambda *arrays: map_chunks(function, rows_that_fit(arrays[0]), *arrays),
+        default=function,
+    )
+
+
+def rows_that_fit(x: jax.Array) -> int:
+    """How many rows of an array are taken together, so that they fit a cache."""
+    n = x.shape[0]
+    return chunk_of(n, max(1, x.nbytes // n))
+
+
+def chunk_of(n: int, bytes_of_one: int, least: int = 0) -> int:
+    """How many of `n` are taken together: a divisor, as many as fit a cache or `least` bytes."""
+    return largest_chunk(n, max(CHUNK_BYTES, least) // bytes_of_one)
+
+
 def largest_chunk(n: int, fitting: int) -> int:
     """The largest divisor of `n` that is at most `fitting`; at least 1."""
     return max(part for part in range(1, n + 1) if n % part == 0 and part <= max(1, fitting))

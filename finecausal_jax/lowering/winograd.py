@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from finecausal_jax.lowering.chunks import CHUNK_BYTES, largest_chunk, map_chunks, scan_chunks
-
-Padding = Sequence[tuple[int, int]]
+from finecausal_jax.lowering.chunks import chunk_of, map_chunks, scan_chunks
+from finecausal_jax.lowering.windows import Padding
 
 # Outputs of a tile along an axis, and along a short one. One tap needs no transform.
 TILE = 4
@@ -194,8 +193,7 @@ def _chunk(x: Sequence[int], kernel: Sequence[int], axes: Sequence[_Axis]) -> in
     bytes_of_one = 4 * products * math.prod(axis.tiles for axis in axes) * x[-1]
     # A large transformed kernel passes through the cache once a chunk.
     bytes_of_kernel = 4 * products * math.prod(kernel[-2:])
-    fitting = max(CHUNK_BYTES, bytes_of_kernel) // bytes_of_one
-    return largest_chunk(x[0], fitting)
+    return chunk_of(x[0], bytes_of_one, bytes_of_kernel)
 
 
 def _along_axes(x: jax.Array, matrices: Sequence[np.ndarray]) -> jax.Array:

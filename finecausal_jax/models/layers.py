@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from finecausal_jax.lowering.batch_norm import normalize_by_batch
-from finecausal_jax.lowering.convolution import Rectified, convolve
+from finecausal_jax.lowering.batch_norm import batch_norm, shifted
+from finecausal_jax.lowering.convolution import convolve
+from finecausal_jax.lowering.rectified import Activation, Normalised, value_of
 from finecausal_jax.models.initial_values import Initializer, Layer, uniform_fan_in
 
 NORM_EPSILON = 1e-5  # PyTorch's default for BatchNorm and LayerNorm
@@ -27,6 +28,7 @@ class Conv(Layer):
       dtype: compute dtype; parameters stay float32.
       kernel_init: initial kernel; PyTorch's default where None.
       bias_init: initial bias; PyTorch's default where None.
+      plain: compute it as written on every platform, see `lowering`.
     """
 
     features: int
@@ -37,16 +39,14 @@ class Conv(Layer):
     dtype: Any = jnp.float32
     kernel_init: Initializer | None = None
     bias_init: Initializer | None = None
+    plain: bool = False
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "n *space i"] | Rectified, scale: Float[Array, " o"] | None = None
+        self, x: Activation, scale: Float[Array, " o"] | None = None
     ) -> Float[Array, "n *space_out o"]:
         """Convolves; `scale` multiplies the kernel's output channels, for a folded BatchNorm."""
-        if not isinstance(x, Rectified):
-            x = x.astype(self.dtype)
-        channels = (x.normalised if isinstance(x, Rectified) else x).shape[-1]
-        dims = len(self.window)
+        channels, dims = x.shape[-1], len(self.window)
         fan_in = channels
         for size in self.window:
             fan_in *= size
@@ -57,7 +57,7 @@ class Conv(Layer):
             kernel = kernel * jnp.expand_dims(scale, range(dims + 1))
         stride = self.stride or (1,) * dims
         padding = self.padding or ((0, 0),) * dims
-        y = convolve(x, kernel.astype(self.dtype), stride, padding)
+        y = convolve(x, kernel.astype(self.dtype), stride, padding, plain=self.plain)
         if self.use_bias:
             y = add_bias(y, self.param("bias", self.bias_init or default, (self.features,)))
         return y
@@ -109,11 +109,13 @@ class BatchNorm(Layer):
       features: channels.
       momentum: weight of the new statistics (PyTorch's sense of the word).
       dtype: dtype of the result; statistics are float32.
+      plain: compute it as written on every platform, see `lowering`.
     """
 
     features: int
     momentum: float = 0.1
     dtype: Any = jnp.float32
+    plain: bool = False
 
     def setup(self) -> None:
         shape = (self.features,)
@@ -128,30 +130,20 @@ class BatchNorm(Layer):
         if not train:
             factor, shift = self.frozen()
             return _affine(x.astype(jnp.float32), factor, shift).astype(self.dtype)
-        return self.rectified(x, runs=runs).normalised
+        return value_of(self.by_batch(x, runs=runs))
 
-    def rectified(self, x: Float[Array, "n *space c"], *, runs: int = 1) -> Rectified:
-        """The ReLU of what the layer makes of `x` in training, to be convolved."""
-        groups = () if runs == 1 else (runs,)
-        rows = x.astype(jnp.float32).reshape(*groups, -1, self.features)
-        y, mean, var = normalize_by_batch(rows, self.scale, self.bias, NORM_EPSILON)
+    def by_batch(self, x: Float[Array, "n *space c"], *, runs: int = 1) -> Array | Normalised:
+        """The layer in training; updates the running statistics."""
+        y, mean, var = batch_norm(
+            x, self.scale, self.bias, NORM_EPSILON, groups=runs, dtype=self.dtype, plain=self.plain
+        )
         if not self.is_initializing():
-            count = rows.shape[-2]
+            count = x.size // self.features // runs
             unbiased = var * (count / max(1, count - 1))
             for run in range(runs):
                 for running, new in ((self.mean, mean), (self.var, unbiased)):
-                    new = new.reshape(runs, self.features)[run]
-                    running.value += self.momentum * (new - running.value)
-
-        def by_image(values: Array) -> Array:
-            values = jnp.repeat(values.reshape(runs, self.features), x.shape[0] // runs, axis=0)
-            return jnp.expand_dims(values, range(1, x.ndim - 1))
-
-        scale, bias = (jnp.expand_dims(p, range(x.ndim - 1)) for p in (self.scale, self.bias))
-        factor = scale * jax.lax.rsqrt(by_image(var) + NORM_EPSILON)
-        shift = bias - by_image(mean) * factor
-        y = y.reshape(x.shape).astype(self.dtype)
-        return Rectified(y, x, factor, shift)
+                    running.value += self.momentum * (new[run] - running.value)
+        return y
 
     def frozen(self) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
         """The factor and shift that this layer is, as long as its statistics stay as they are."""
@@ -159,25 +151,22 @@ class BatchNorm(Layer):
         return factor, self.bias - self.mean.value * factor
 
 
-def conv_norm_relu(
-    conv: Conv, norm: BatchNorm, x: Array | Rectified, *, train: bool, runs: int = 1
-) -> Rectified:
-    """A convolution without bias, BatchNorm, and a ReLU that is left to what convolves it next.
+def conv_norm(
+    conv: Conv, norm: BatchNorm, x: Activation, *, train: bool, runs: int = 1
+) -> Array | Normalised:
+    """A convolution without bias, then BatchNorm.
 
     With running statistics BatchNorm's factor is folded into the kernel, where it costs nothing.
     """
     if train:
-        return norm.rectified(conv(x), runs=runs)
+        return norm.by_batch(conv(x), runs=runs)
+    if norm.plain:
+        return norm(conv(x), train=False)
     factor, shift = norm.frozen()
-    y = conv(x, factor)
-    by_image = (y.shape[0], *(1,) * (y.ndim - 2), y.shape[-1])
-    # In the dtype of the sum, or what is computed again could be rounded otherwise.
-    rounded = shift.astype(y.dtype).astype(jnp.float32)
-    shifts = jnp.broadcast_to(jnp.expand_dims(rounded, range(y.ndim - 1)), by_image)
-    return Rectified(add_bias(y, shift), y, jnp.ones(by_image, jnp.float32), shifts)
+    return shifted(conv(x, factor), shift)
 
 
-def run_block(block: nn.Module, x: Array | Rectified, *, remat: str, **mode: Any) -> Any:
+def run_block(block: nn.Module, x: Activation, *, remat: str, **mode: Any) -> Any:
     """Calls a block, `block(x, **mode)`.
 
     Args:
@@ -189,9 +178,8 @@ def run_block(block: nn.Module, x: Array | Rectified, *, remat: str, **mode: Any
     """
     if remat == "none":
         return block(x, **mode)
-    if isinstance(x, Rectified):
-        x = x.value  # one array to keep instead of two
-    return nn.remat(lambda block, x: block(x, **mode))(block, x)
+    # `value_of`: one array to keep instead of two.
+    return nn.remat(lambda block, x: block(x, **mode))(block, value_of(x))
 
 
 class DoubleConv(nn.Module):
@@ -199,6 +187,7 @@ class DoubleConv(nn.Module):
 
     features: int
     dtype: Any = jnp.float32
+    plain: bool = False
 
     @nn.compact
     def __call__(
@@ -211,9 +200,10 @@ class DoubleConv(nn.Module):
                 padding=((1, 1),),
                 use_bias=True,
                 dtype=self.dtype,
+                plain=self.plain,
                 name=f"conv{layer}",
             )
-            norm = BatchNorm(self.features, dtype=self.dtype, name=f"norm{layer}")
+            norm = BatchNorm(self.features, dtype=self.dtype, plain=self.plain, name=f"norm{layer}")
             x = nn.relu(norm(conv(x), train=train, runs=runs))
         return x
 

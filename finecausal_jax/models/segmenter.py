@@ -1,12 +1,13 @@
 """Foreground masks of the diver, from side outputs of a second I3D trunk."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from finecausal_jax.lowering.convolution import upsample
+from finecausal_jax.lowering.upsample import upsample
 from finecausal_jax.models.i3d import I3D
 from finecausal_jax.models.initial_values import Layer, bilinear_upsampling, normal
 from finecausal_jax.models.layers import Conv, add_bias
@@ -35,6 +36,7 @@ class Segmenter(nn.Module):
     width: float = 1.0
     dtype: Any = jnp.float32
     remat: str = "none"  # as in I3D
+    plain: bool = False
 
     @nn.compact
     def __call__(
@@ -50,12 +52,14 @@ class Segmenter(nn.Module):
           mask_feature [n, 1024], and five maps of logits [n, 16, 112, 112]: one a side output,
           fine to coarse, then the fused one. Under jit a map that nothing reads costs nothing.
         """
-        feature, side = I3D(self.width, self.dtype, self.remat, name="trunk")(clips, train=train)
+        trunk = I3D(self.width, self.dtype, self.remat, self.plain, name="trunk")
+        feature, side = trunk(clips, train=train)
         fuse_init = (1, 1, 1, len(SIDE_STRIDES) * SIDE_CHANNELS, 1)
         fuse = Fuse(fuse_init, name="fuse")
         fuse_kernel, fuse_bias = fuse()
         shares = jnp.split(fuse_kernel.reshape(-1), len(SIDE_STRIDES))  # 16 weights a side output
 
+        enlarged = functools.partial(upsample, plain=self.plain)
         maps, fused = [], jnp.zeros((), self.dtype)
         for level, (name, stride) in enumerate(SIDE_STRIDES.items(), start=1):
             prepare = self._conv(SIDE_CHANNELS, f"side_prep{level}", use_bias=False)
@@ -66,9 +70,9 @@ class Segmenter(nn.Module):
 
             prepared = prepare(side[name])  # [n, t', h', w', 16]
             folded = jnp.einsum("dhwio,o->dhwi", kernel, shares[level - 1])[..., None]
-            fused = fused + upsample(prepared, folded.astype(self.dtype), stride)
+            fused = fused + enlarged(prepared, folded.astype(self.dtype), stride)
             scored = score(prepared)  # [n, t', h', w', 1]
-            maps.append(upsample(scored, score_kernel.astype(self.dtype), stride)[..., 0])
+            maps.append(enlarged(scored, score_kernel.astype(self.dtype), stride)[..., 0])
         maps.append(add_bias(fused, fuse_bias)[..., 0])
         return feature, tuple(logits.astype(jnp.float32) for logits in maps)
 
@@ -78,6 +82,7 @@ class Segmenter(nn.Module):
             (1, 1, 1),
             use_bias=use_bias,
             dtype=self.dtype,
+            plain=self.plain,
             kernel_init=small_normal,
             bias_init=nn.initializers.zeros,
             name=name,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from finecausal_jax.lowering.convolution import max_pool
+from finecausal_jax.lowering.pool import max_pool
 from finecausal_jax.models.layers import MLP, Dense, DoubleConv
 
 
@@ -17,10 +17,12 @@ class TransitionHead(nn.Module):
     Attributes:
       frames: frames a video.
       dtype: compute dtype.
+      plain: compute everything as written on every platform, see `lowering`.
     """
 
     frames: int = 96
     dtype: Any = jnp.float32
+    plain: bool = False
 
     @nn.compact
     def __call__(
@@ -32,9 +34,9 @@ class TransitionHead(nn.Module):
         widths = (self.frames // 8, self.frames // 4, self.frames // 2, self.frames, self.frames)
         for index, features in enumerate(widths):
             if index:
-                x = max_pool(x, (2,), (2,), ((0, 0),))
+                x = max_pool(x, (2,), (2,), ((0, 0),), plain=self.plain)
             name = f"down{index + 3}" if index else "inc1"
-            x = DoubleConv(features, self.dtype, name=name)(x, train=train, runs=runs)
+            x = DoubleConv(features, self.dtype, self.plain, name=name)(x, train=train, runs=runs)
         x = x.swapaxes(1, 2)  # [v, 96, 64]
         logits = MLP((128, 64, 2), dtype=self.dtype, name="tas")(x)
         return nn.sigmoid(logits)
@@ -142,20 +144,23 @@ class StageReducer(nn.Module):
       embedding: width of the output tokens.
       tokens: output tokens a stage.
       dtype: compute dtype.
+      plain: compute everything as written on every platform, see `lowering`.
     """
 
     embedding: int = 64
     tokens: int = 12
     dtype: Any = jnp.float32
+    plain: bool = False
 
     @nn.compact
     def __call__(
         self, stage: Float[Array, "v k d"], *, train: bool, runs: int = 1
     ) -> Float[Array, "v m e"]:
         x = stage.astype(self.dtype).swapaxes(1, 2)  # [v, 1024, 4]: the steps are channels
-        x = DoubleConv(2 * self.tokens // 3, self.dtype, name="inc")(x, train=train, runs=runs)
+        how, mode = {"dtype": self.dtype, "plain": self.plain}, {"train": train, "runs": runs}
+        x = DoubleConv(2 * self.tokens // 3, name="inc", **how)(x, **mode)
         # Parity: no pooling here, although checkpoints call this layer `down1`.
-        x = DoubleConv(self.tokens, self.dtype, name="down1")(x, train=train, runs=runs)
+        x = DoubleConv(self.tokens, name="down1", **how)(x, **mode)
         x = x.swapaxes(1, 2)  # [v, 12, 1024]
         d = x.shape[-1]
         for index, width in enumerate((d // 2, d // 4, self.embedding)):

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
-from finecausal_jax.lowering import winograd
+from finecausal_jax.lowering import chunks, winograd
 from finecausal_jax.lowering.convolution import convolve
 
 # Of the largest value. The transforms round about four times as much as a plain float32 sum, whose
@@ -21,9 +20,7 @@ def random(*shape, seed=0):
 
 
 def direct(x, kernel, padding):
-    numbers = {5: ("NDHWC", "DHWIO", "NDHWC"), 4: ("NHWC", "HWIO", "NHWC")}[x.ndim]
-    stride = (1,) * (x.ndim - 2)
-    return lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=numbers)
+    return convolve(x, kernel, (1,) * (x.ndim - 2), padding, plain=True)
 
 
 def results(form, x, kernel, gradient=None):
@@ -72,13 +69,12 @@ def test_values_and_gradients_equal_the_direct_ones(space, window, padding, chan
 def test_a_stem_equals_the_direct_one(space):
     """By space-to-depth, its temporal taps as channels of planar tiles."""
     x, kernel, padding = random(2, *space, 3), random(7, 7, 7, 3, 4, seed=1), ((2, 3),) * 3
-    numbers = ("NDHWC", "DHWIO", "NDHWC")
 
-    def plain_stem(x, kernel):
-        return lax.conv_general_dilated(x, kernel, (2, 2, 2), padding, dimension_numbers=numbers)
+    def stem(x, kernel, plain):
+        return convolve(x, kernel, (2, 2, 2), padding, plain=plain)
 
-    ours = results(lambda x, k: convolve(x, k, (2, 2, 2), padding), x, kernel)
-    assert_same(ours, results(plain_stem, x, kernel))
+    forms = (functools.partial(stem, plain=plain) for plain in (False, True))
+    assert_same(*(results(form, x, kernel) for form in forms))
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +89,7 @@ def six_videos():
 def test_nothing_depends_on_how_many_are_taken_together(monkeypatch, videos_at_once, six_videos):
     x, kernel, plain = six_videos
     of_one = 4 * 144 * 4 * 16  # bytes of a video's tiles: 4 x 6 x 6 products of 1 x 2 x 2 tiles
-    monkeypatch.setattr(winograd, "CHUNK_BYTES", videos_at_once * of_one)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", videos_at_once * of_one)
     padding = ((1, 1),) * 3
     axes = winograd._axes(x.shape, kernel.shape, padding)
     assert winograd._chunk(x.shape, kernel.shape, axes) == videos_at_once

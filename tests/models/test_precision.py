@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from finecausal_jax.lowering.convolution import Rectified
+from finecausal_jax.lowering.rectified import value_of
 from finecausal_jax.models import i3d, static_encoder
 from finecausal_jax.models.finecausal import FineCausal
 from finecausal_jax.models.i3d import I3D, ConvUnit, Mixed
@@ -93,11 +93,13 @@ class OneUnit(nn.Module):
 
     channels: tuple[int, ...]
     dtype: Any
+    plain: bool
 
     @nn.compact
     def __call__(self, x, *, train):
         b0, _, b1, _, b2, b3 = self.channels
-        return ConvUnit(b0 + b1 + b2 + b3, dtype=self.dtype, name="unit")(x, train=train).value
+        unit = ConvUnit(b0 + b1 + b2 + b3, dtype=self.dtype, plain=self.plain, name="unit")
+        return value_of(unit(x, train=train))
 
 
 @pytest.fixture(
@@ -197,8 +199,7 @@ class TwoBlocks(nn.Module):
         first = ConvUnit(4, (3, 3, 3), name="unit")
         if self.inception:
             first = Mixed((2, 2, 3, 1, 2, 2), name="mixed")
-        x = run_block(first, x, remat=self.remat, train=train)
-        x = x.value if isinstance(x, Rectified) else x
+        x = value_of(run_block(first, x, remat=self.remat, train=train))
         images = x.reshape(-1, *x.shape[2:])
         block = BasicBlock(4, 2 if self.inception else 1, name="basic")
         return run_block(block, images, remat=self.remat, train=train, runs=2)

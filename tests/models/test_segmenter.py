@@ -16,6 +16,7 @@ class Trunk(nn.Module):
     width: float
     dtype: object
     remat: str
+    plain: bool
 
     def __call__(self, clips, *, train):
         n, t, h, w, _ = clips.shape
