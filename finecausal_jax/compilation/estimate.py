@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 
-from finecausal_jax.compilation import hlo, programs
+from finecausal_jax.compilation import hardware, hlo, programs
 from finecausal_jax.compilation.hardware import Topology
 from finecausal_jax.runtime.memory import GIB, planned_memory
 
@@ -105,7 +105,9 @@ def estimate(
             flops, moved = costs["flops"], costs["bytes accessed"]
         else:
             # XLA counts nothing there: FLOPs are those asked for, before they become cuDNN's.
-            flops, moved = hlo.lowered_flops(lowered) / topology.devices, hlo.bytes_accessed(text)
+            traced = programs.trace(program, config, hardware.cpu_mesh(), batch_size)
+            flops = hlo.asked_flops(traced, chip.platform) / topology.devices
+            moved = hlo.bytes_accessed(text)
     limit = int(chip.usable * chip.memory)
     return Estimate(
         program=program,

@@ -210,6 +210,12 @@ def make_mesh(topology: Topology) -> Mesh:
     )
 
 
+def cpu_mesh() -> Mesh:
+    """A mesh as `make_mesh` makes, of one of the host's CPU devices."""
+    devices = jax.devices("cpu")[:1]
+    return jax.make_mesh((1,), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
 def target_config(chip: Chip) -> str:
     """What XLA must know of a GPU that it cannot ask, as protobuf text (GpuTargetConfigProto)."""
     major, minor = chip.capability

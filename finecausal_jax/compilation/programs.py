@@ -22,7 +22,18 @@ STEPS_PER_EPOCH = 1000
 def lower(
     program: str, config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, batch_size: int
 ) -> Any:
-    """Lowers a program for the devices of a mesh, which need not exist.
+    """Lowers a program for the devices of a mesh, which need not exist; arguments as `trace`.
+
+    Returns:
+      What `jax.jit(...).lower` returns.
+    """
+    return trace(program, config, mesh, batch_size).lower()
+
+
+def trace(
+    program: str, config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, batch_size: int
+) -> Any:
+    """Traces a program for the devices of a mesh.
 
     Args:
       program: "train", a training step that updates its state in place; or "score", what the test
@@ -34,7 +45,7 @@ def lower(
       batch_size: pairs over all devices.
 
     Returns:
-      What `jax.jit(...).lower` returns.
+      What `jax.jit(...).trace` returns.
 
     Raises:
       ValueError: the devices cannot share the batch, or the config is wrong.
@@ -49,13 +60,13 @@ def lower(
         step, optimiser = loop.make_step(config, model, STEPS_PER_EPOCH, mesh)
         state = jax.eval_shape(lambda: init_state(_zeros(variables), optimiser))
         key = jax.eval_shape(lambda: jax.random.key(0))
-        return step.lower(state, {"query": videos, "exemplar": videos}, key)
+        return step.trace(state, {"query": videos, "exemplar": videos}, key)
 
     whole, split = layout.replicated(mesh), layout.over_data(mesh)
     score = functools.partial(score_pairs, model)
     jitted = jax.jit(score, in_shardings=(whole, split, split), out_shardings=split)
     side = {name: videos[name] for name in ("frames", "mask")}
-    return jitted.lower(variables, side, side)
+    return jitted.trace(variables, side, side)
 
 
 def score_pairs(model: Any, variables: Any, query: Any, exemplar: Any) -> tuple[Any, Any]:
