@@ -1,28 +1,36 @@
-# The few commands. `make demo` and `make test` set up .venv themselves.
+# The few commands. `make demo` and `make test` set up an environment themselves.
 
+# Another Python gets an environment of its own: make test PYTHON=python3.13
 PYTHON ?= python3
-BIN := .venv/bin
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+DEFAULT := $(shell python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+VENV := .venv$(if $(filter-out $(DEFAULT),$(VERSION)),-$(VERSION))
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --quiet --disable-pip-version-check
 DEMO := --config=configs/demo.py --workdir=runs/demo
 # The CPU build of JAX unless a GPU answers: nobody else should download gigabytes of CUDA.
 EXTRAS := $(shell nvidia-smi >/dev/null 2>&1 && echo dev,cuda12 || echo dev)
+# PyTorch for Python 3.11 is a small CPU build; for others it is gigabytes of CUDA, and left out.
+TORCH := $(filter 3.11,$(VERSION))
 
 .PHONY: help setup setup-torch demo test test-slow check clean
 
 help:            ## list the commands
 	@grep -E '^[a-z-]+: .*##' Makefile | sed 's/:.*##/\t/'
 
-.venv/.done: pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
-	touch .venv/.done
+$(VENV)/.done: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --editable '.[$(EXTRAS)]'
+	touch $@
 
-setup: .venv/.done   ## make .venv with everything but PyTorch
+setup: $(VENV)/.done   ## make the environment, without PyTorch
 
-.venv/.torch: .venv/.done
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS),torch]'
-	touch .venv/.torch
+$(VENV)/.torch: $(VENV)/.done
+	$(if $(TORCH),$(PIP) install --editable '.[$(EXTRAS)$(comma)torch]',@echo "no PyTorch for Python $(VERSION): it would be gigabytes of CUDA; tests that need it are skipped")
+	touch $@
+comma := ,
 
-setup-torch: .venv/.torch   ## PyTorch as well, for conversion and the baseline
+setup-torch: $(VENV)/.torch   ## PyTorch as well where it is small, for conversion and the baseline
 
 demo: setup      ## render dives, build them with TFDS, train, evaluate, show the result
 	$(BIN)/python launch.py render --config=configs/demo.py
@@ -30,16 +38,17 @@ demo: setup      ## render dives, build them with TFDS, train, evaluate, show th
 	$(BIN)/python launch.py train $(DEMO)
 	$(BIN)/python launch.py evaluate $(DEMO) --checkpoint=latest
 
-test: setup-torch   ## the tests, full-size ones left out
+test: setup-torch   ## the tests, full-size ones left out; PYTHON=python3.13 for another Python
 	$(BIN)/python -m pytest -q -n auto -m 'not slow'
 
 test-slow: setup-torch   ## the full-size tests
 	$(BIN)/python -m pytest -q -m slow
 
-check: setup-torch  ## lint, format and types
+check: setup-torch  ## lint, format, types and layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
+	$(BIN)/lint-imports --no-cache
 
-clean:           ## remove the environment and what the demo made
-	rm -rf .venv runs/demo data/rendered data/rendered_tfds
+clean:           ## remove the environments and what the demo made
+	rm -rf .venv .venv-* runs/demo data/rendered data/rendered_tfds

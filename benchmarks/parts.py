@@ -2,7 +2,7 @@
 
     python -m benchmarks.parts [--rounds=3] [--json=FILE]
 
-Each part is compiled by itself at full size for one pair, with made weights, and told beside the
+Each part is compiled by itself at full size for one pair, with random weights, and told beside the
 machine's own matrix product: its share of that says how much is left to gain.
 """
 
@@ -50,8 +50,8 @@ class Part(NamedTuple):
 def parts() -> Iterator[Part]:
     """The parts in the order of the forward pass, each ready for one pair."""
     key, model = jax.random.key(0), FineCausal()
-    clips = _made((VIDEOS * model.windows, model.window_frames, SIDE, SIDE, 3))
-    frames = _made((VIDEOS * model.frames, SIDE, SIDE, 3))
+    clips = _random((VIDEOS * model.windows, model.window_frames, SIDE, SIDE, 3))
+    frames = _random((VIDEOS * model.frames, SIDE, SIDE, 3))
 
     def part(
         name: str, module: Any, pick: Callable[[Any], Any], x: Any, *, frozen: bool, **options: Any
@@ -83,7 +83,7 @@ def profile(part: Part, rounds: int, peak: float) -> list[dict[str, Any]]:
       Two rows {"part", "pass", "seconds" (median), "gflop", "share_of_peak", "temporary_gb",
       "compile_seconds"}; a row of "forward and backward" includes the forward pass.
     """
-    variables = jax.tree.map(lambda s: _made(s.shape) * 0.01 + 0.01, part.shapes)
+    variables = jax.tree.map(lambda s: _random(s.shape) * 0.01 + 0.01, part.shapes)
 
     def total(params: Any, stats: Any, x: jax.Array, train: bool = False) -> jax.Array:
         out = part.outputs({"params": params, "batch_stats": stats}, x, train)
@@ -116,7 +116,7 @@ def profile(part: Part, rounds: int, peak: float) -> list[dict[str, Any]]:
 
 def matmul_peak(rounds: int) -> float:
     """Floating point operations a second of a square float32 matrix product."""
-    first, second = _made((PEAK_SIDE, PEAK_SIDE)), _made((PEAK_SIDE, PEAK_SIDE))
+    first, second = _random((PEAK_SIDE, PEAK_SIDE)), _random((PEAK_SIDE, PEAK_SIDE))
     product = jax.jit(jnp.matmul)
     return 2 * PEAK_SIDE**3 / _median_seconds(lambda: product(first, second), max(rounds, 5))
 
@@ -145,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.json.write_text(json.dumps(whole, indent=2) + "\n")
 
 
-def _made(shape: Sequence[int]) -> jax.Array:
+def _random(shape: Sequence[int]) -> jax.Array:
     return jnp.asarray(np.random.default_rng(0).random(shape, np.float32))
 
 

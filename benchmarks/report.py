@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from finecausal_jax.runtime.console import add_columns, make_console
 from finecausal_jax.runtime.files import write_atomically
 
 _TITLES = {
@@ -41,7 +42,7 @@ def print_tables(whole: Mapping[str, Any], console: Console | None = None) -> No
       whole: the results.
       console: where to print; None is standard output.
     """
-    console = console or Console()
+    console = console or make_console()
     times = _table("Seconds a run", ("what", "worker"), (*_SPREAD, "compile", "GB", "of peak"))
     rates = _table("Pairs a second", ("what",), (*_SPREAD, "GB"))
     notes = []
@@ -97,10 +98,8 @@ def print_tables(whole: Mapping[str, Any], console: Console | None = None) -> No
 
 def _table(title: str, texts: Sequence[str], numbers: Sequence[str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 1, 0, 0))
-    for heading in texts:
-        table.add_column(heading)
-    for heading in numbers:
-        table.add_column(heading, justify="right", no_wrap=True)
+    add_columns(table, texts)
+    add_columns(table, numbers, justify="right")
     return table
 
 

@@ -14,15 +14,13 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-import ml_collections
 import numpy as np
 
-from finecausal_jax import settings
 from finecausal_jax.data.dives import STORED, dataset_folder
 from finecausal_jax.interop.expected import expected_tensors
 from finecausal_jax.interop.pytorch import State
+from finecausal_jax.settings import Settings, read, things
 
-SECTIONS = ("forward", "train", "evaluation", "pipeline")
 WEIGHTS, INPUTS = "weights.npz", "inputs.npz"
 
 
@@ -33,7 +31,7 @@ class Task:
     Attributes:
       section: one of `SECTIONS`.
       folder: holds `WEIGHTS` and `INPUTS`.
-      config: the config as nested dicts.
+      config: the settings as nested dicts.
       batch_size: pairs of a forward pass or a training step.
       exemplars: exemplars of a query.
       video_batch: videos that the test protocol encodes at once.
@@ -64,6 +62,10 @@ class Task:
     def from_json(line: str) -> Task:
         """The task that `to_json` wrote."""
         return Task(**json.loads(line))
+
+    def settings(self) -> Settings:
+        """The settings that `config` holds."""
+        return read(self.config)
 
     def weights(self) -> State:
         """The weights as {module: {key: array}}, names and layouts of a released checkpoint."""
@@ -98,19 +100,19 @@ def built_data_sets(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(name for name in names if dataset_folder(data["data_dir"], name).is_dir())
 
 
-def write_weights(config: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
-    """Writes random weights of the config's model, the same for the same `config.seed`.
+def write_weights(settings: Settings, folder: pathlib.Path) -> None:
+    """Writes random weights of the settings' model, the same for the same `settings.seed`.
 
     They keep the size of activations through the depth, so that frameworks can be compared: weights
     of variance 1.6 / fan-in, scales and variances about 1, shifts about 0.
     """
     arrays = {}
-    for (module, key), tensor in expected_tensors(settings.make_model(config)).items():
+    for (module, key), tensor in expected_tensors(things.make_model(settings)).items():
         name = f"{module}/{key}"
         if tensor.dtype != np.float32:
             arrays[name] = np.zeros(tensor.shape, tensor.dtype)  # BatchNorm's counts
             continue
-        rng = np.random.default_rng((config.seed, zlib.crc32(name.encode())))
+        rng = np.random.default_rng((settings.seed, zlib.crc32(name.encode())))
         if len(tensor.shape) > 1:
             bound = math.sqrt(3 * 1.6 / max(1, math.prod(tensor.shape[1:])))
             low, high = -bound, bound
@@ -123,12 +125,12 @@ def write_weights(config: ml_collections.ConfigDict, folder: pathlib.Path) -> No
     np.savez(folder / WEIGHTS, **arrays)
 
 
-def write_inputs(config: ml_collections.ConfigDict, videos: int, folder: pathlib.Path) -> None:
+def write_inputs(settings: Settings, videos: int, folder: pathlib.Path) -> None:
     """Writes `videos` random videos: coarse blocks of colour under fine noise."""
     from finecausal_jax.data.preprocessing import normalize
 
-    data = config.data
-    rng = np.random.default_rng(config.seed)
+    data = settings.data
+    rng = np.random.default_rng(settings.seed)
     blocks = math.ceil(data.frame_size / 8)
     coarse = rng.integers(40, 216, (videos, data.frames, blocks, blocks, 3))
     coarse = coarse.repeat(8, axis=2).repeat(8, axis=3)

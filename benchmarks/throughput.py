@@ -8,6 +8,7 @@ process.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
 import pathlib
@@ -17,24 +18,21 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import ml_collections
-
 from benchmarks import results
+from benchmarks.options import DEVICES, SECTIONS, TORCH_SETTINGS
 from benchmarks.results import XLA
 from benchmarks.task import (
-    SECTIONS,
     Task,
     built_data_sets,
     write_inputs,
     write_weights,
 )
 from benchmarks.workers import Worker, WorkerError
-from finecausal_jax import settings
 from finecausal_jax.runtime.memory import machine_bytes
+from finecausal_jax.runtime.progress import Progress, progress, say
 from finecausal_jax.runtime.provenance import commit
+from finecausal_jax.settings import Settings, things
 
-TORCH_SETTINGS = ("reference", "channels_last", "compiled")  # `torch_baseline.SETTINGS`
-DEVICES = ("cpu", "gpu", "tpu")
 COMMANDS = {
     XLA: (sys.executable, "-m", "benchmarks.xla_worker"),
     **{
@@ -56,7 +54,7 @@ _OPERATIONS = {
 
 
 def check_options(
-    config: ml_collections.ConfigDict,
+    settings: Settings,
     sections: Sequence[str],
     torch_settings: Sequence[str],
     rounds: int,
@@ -75,20 +73,8 @@ def check_options(
             raise ValueError(f"{flag}: {', '.join(unknown)} is none of {', '.join(known)}")
     if not sections:
         raise ValueError(f"--sections is empty, expected some of {', '.join(SECTIONS)}")
-    options = config.benchmark
-    for name, value, least in (
-        ("--rounds", rounds, 1),
-        ("--config.benchmark.batch_size", options.batch_size, 1),
-        ("--config.benchmark.warmup", options.warmup, 0),
-        ("--config.benchmark.threads", options.threads, 0),
-        ("--config.benchmark.matmul_size", options.matmul_size, 1),
-        ("--config.benchmark.test_dives", options.test_dives, 1),
-        ("--config.benchmark.train_dives", options.train_dives, 0),
-        ("--config.evaluate.video_batch", config.evaluate.video_batch, 1),
-        ("--config.evaluate.exemplars", config.evaluate.exemplars, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{name} is {value}, expected at least {least}")
+    if rounds < 1:
+        raise ValueError(f"--rounds is {rounds}, expected at least 1")
     if not torch_settings or tuple(sections) == ("pipeline",):
         return
     alone = "or time XLA alone with --settings="
@@ -100,10 +86,10 @@ def check_options(
         )
     # What the baseline has, too, or what changes no number.
     free = {"graph_scope": "pair", "dtype": "float32", "remat": "none"}
-    full = settings.make_model(config).clone(**free)
+    full = things.make_model(settings).clone(**free)
     from finecausal_jax.models.finecausal import FineCausal
 
-    if full != FineCausal(dtype="float32") or config.data.frame_size != 112:
+    if full != FineCausal(dtype="float32") or settings.data.frame_size != 112:
         raise ValueError(
             "the PyTorch baseline exists at full size only, and this config's model or "
             f"config.data.frame_size is another: use configs/finediving_hm.py, {alone}"
@@ -111,20 +97,20 @@ def check_options(
 
 
 def run(
-    config: ml_collections.ConfigDict,
+    settings: Settings,
     sections: Sequence[str],
     torch_settings: Sequence[str],
     *,
     rounds: int,
     device: str,
     save: Callable[[dict[str, Any]], None],
-    report: Callable[[str], None] = print,
+    report: Callable[[str], None] = say,
     commands: Mapping[str, Sequence[str]] = COMMANDS,
 ) -> dict[str, Any]:
     """Runs a benchmark.
 
     Args:
-      config: as `configs/finediving_hm.py`; `config.benchmark` has sizes.
+      settings: `settings.benchmark` has sizes.
       sections: some of `SECTIONS`.
       torch_settings: some of `TORCH_SETTINGS`; empty times XLA alone.
       rounds: timed runs of each operation.
@@ -137,16 +123,16 @@ def run(
       The results in plain Python values, see `results.summarize`. Workers that fail, or disagree on
       what they computed, are named in a section's "failures".
     """
-    options = config.benchmark
+    options = settings.benchmark
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = min(options.threads or cores, cores)
-    config = ml_collections.ConfigDict(config.to_dict())
     # Every step updates the parameters: with more, only one step in some would be a whole one.
-    config.train.accumulate = 1
+    train = dataclasses.replace(settings.train, accumulate=1)
+    settings = dataclasses.replace(settings, train=train)
     found: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit(),
-        "config": _plain(config.to_dict()),
+        "config": _plain(dataclasses.asdict(settings)),
         "device": device,
         "rounds": rounds,
         "threads": threads,
@@ -157,15 +143,16 @@ def run(
         folder = pathlib.Path(name)
         if set(sections) != {"pipeline"}:
             report("making weights and videos")
-            write_weights(config, folder)
-            write_inputs(config, max(2 * options.batch_size, 1 + config.evaluate.exemplars), folder)
+            write_weights(settings, folder)
+            videos = max(2 * options.batch_size, 1 + settings.evaluate.exemplars)
+            write_inputs(settings, videos, folder)
         for section in sections:
             result: dict[str, Any] = {"workers": {}, "failures": {}}
             found["sections"][section] = result
             if section == "pipeline" and not built_data_sets(found["config"]):
                 result["skipped"] = (
-                    f"config.data.data_dir {config.data.data_dir} has no data set: launch.py build "
-                    "makes it"
+                    f"config.data.data_dir {settings.data.data_dir} has no data set: launch.py "
+                    "build makes it"
                 )
                 report(f"pipeline skipped: {result['skipped']}")
                 save(found)
@@ -175,8 +162,8 @@ def run(
                 folder=str(folder),
                 config=found["config"],
                 batch_size=options.batch_size,
-                exemplars=config.evaluate.exemplars,
-                video_batch=config.evaluate.video_batch,
+                exemplars=settings.evaluate.exemplars,
+                video_batch=settings.evaluate.video_batch,
                 warmup=options.warmup,
                 threads=threads,
                 device=device,
@@ -187,7 +174,8 @@ def run(
             if section != "pipeline":
                 names += [f"PyTorch {setting}" for setting in torch_settings]
             chosen = {name: commands[name] for name in names}
-            _run_section(base, chosen, rounds, result, lambda: save(found), report)
+            with progress(len(chosen) + rounds, section, "turns") as shown:
+                _run_section(base, chosen, rounds, result, lambda: save(found), report, shown)
     save(found)
     return found
 
@@ -199,6 +187,7 @@ def _run_section(
     result: dict[str, Any],
     save: Callable[[], None],
     report: Callable[[str], None],
+    shown: Progress,
 ) -> None:
     """Prepares every worker, checks that they agree, and lets them run in turn."""
     workers: dict[str, Worker] = {}
@@ -224,7 +213,9 @@ def _run_section(
             report(f"{base.section}: preparing {name}")
             task = Task(**{**vars(base), "setting": name.partition(" ")[2]})
             workers[name] = Worker(name, command, task.to_json(), _environment(base.device, name))
+            shown.note(f"preparing {name}")
             prepared = attempt(name, op="prepare")
+            shown.update()
             if prepared is None:
                 continue
             checks[name] = prepared.pop("checks", {})
@@ -240,12 +231,14 @@ def _run_section(
         for turn in range(rounds):
             # Each begins in its turn: what a run leaves behind (heat, caches) meets them all.
             for name in _rotated(list(workers), turn):
+                shown.note(f"round {turn + 1}, {name}")
                 for operation, seconds in result["workers"][name]["seconds"].items():
                     answer = attempt(name, op="run", name=operation)
                     if answer is None:
                         break
                     seconds.append(answer["seconds"])
             report(f"{base.section}: round {turn + 1} of {rounds}")
+            shown.update()
             save()
         for name in list(workers):
             result["workers"][name].update(attempt(name, op="memory") or {})

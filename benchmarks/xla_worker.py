@@ -5,6 +5,7 @@ python -m benchmarks.xla_worker
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import time
@@ -14,19 +15,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from benchmarks.serve import serve
 from benchmarks.task import Task, built_data_sets
-from finecausal_jax import settings
 from finecausal_jax.data import pipeline
 from finecausal_jax.data.batches import Batches
 from finecausal_jax.interop.pytorch import from_pytorch
-from finecausal_jax.runtime import layout
+from finecausal_jax.runtime.layout import NO_DEVICE, make_layout
 from finecausal_jax.runtime.memory import planned_memory
-from finecausal_jax.scoring.encoding import compare_batch, encode_batch
-from finecausal_jax.training import loop
+from finecausal_jax.scoring.features import compare_batch, encode_batch
+from finecausal_jax.settings import things
 from finecausal_jax.training.state import init_state
 
 _SAMPLE = (slice(None), slice(None, None, 2), slice(None, None, 5)) + (slice(None, None, 8),) * 2
@@ -48,8 +47,8 @@ class _XlaJob:
 
     def __init__(self, task: Task):
         self.task = task
-        self.config = ml_collections.ConfigDict(task.config)
-        self.model = settings.make_model(self.config)
+        self.settings = task.settings()
+        self.model = things.make_model(self.settings)
         self._operations: dict[str, Callable[[], Any]] = {}
         self._planned: list[int] = []
         self._report: dict[str, Any] = {
@@ -68,7 +67,7 @@ class _XlaJob:
     def matmul(self) -> Callable[[], Any]:
         side = self.task.matmul_size
         values = np.random.default_rng(0).random((2, side, side), np.float32)
-        dtype = self.config.model.dtype
+        dtype = self.settings.model.dtype
         first, second = (jax.device_put(jnp.asarray(value, dtype)) for value in values)
         product = jax.jit(jnp.matmul)
         return lambda: jax.block_until_ready(product(first, second))
@@ -100,7 +99,7 @@ class _XlaJob:
         if planned:
             self._planned.append(planned["total"])
             self._report["temporary_bytes"][name] = planned["temporaries"]
-        jax.clear_caches()  # as `loop.compile_step` does
+        jax.clear_caches()  # as `compile_step` does
         return compiled
 
     def _first(self, name: str, run: Callable[[], Any]) -> Any:
@@ -119,11 +118,15 @@ class _XlaJob:
 class Forward(_XlaJob):
     """A batch of pairs, from normalised frames to scores, transitions and the fused mask."""
 
-    def prepare(self) -> dict[str, Any]:
+    def program(self) -> tuple[Any, tuple[Any, ...]]:
+        """The jitted forward pass and its arguments, on the device."""
         pairs = self.task.batch_size
         frames = self.task.inputs()["frames"]
         arguments = jax.device_put((self._variables(), frames[:pairs], frames[pairs : 2 * pairs]))
-        function = jax.jit(functools.partial(_forward, self.model))
+        return jax.jit(functools.partial(_forward, self.model)), arguments
+
+    def prepare(self) -> dict[str, Any]:
+        function, arguments = self.program()
         with jax.default_matmul_precision("highest"):  # TF32 would fail the check
             checked = function.lower(*arguments).compile() if self._is_inexact() else None
         compiled = self._compile("forward", function, *arguments)
@@ -137,18 +140,18 @@ class Forward(_XlaJob):
 class Train(_XlaJob):
     """A training step: forward, backward and Adam's update, with dropout."""
 
+    def program(self) -> tuple[Any, tuple[Any, ...]]:
+        """The jitted step and its arguments (state, batch, key), on the device; it takes the place
+        of the state."""
+        layout = make_layout(jax.devices()[:1])
+        step, optimiser = things.make_training_step(self.settings, 1126, layout)
+        state = layout.place(init_state(self._variables(), optimiser))
+        batch = layout.place_batch(self._batch())
+        key = jax.device_put(jax.random.key(self.settings.seed), layout.whole)
+        return step, (state, batch, key)
+
     def prepare(self) -> dict[str, Any]:
-        mesh = jax.make_mesh(
-            (1,),
-            (layout.DATA_AXIS,),
-            axis_types=(jax.sharding.AxisType.Auto,),
-            devices=jax.devices()[:1],
-        )
-        step, optimiser = loop.make_step(self.config, self.model, steps_per_epoch=1126, mesh=mesh)
-        whole = layout.replicated(mesh)
-        state = jax.device_put(init_state(self._variables(), optimiser), whole)
-        batch = jax.device_put(self._batch(), layout.over_data(mesh))
-        key = jax.device_put(jax.random.key(self.config.seed), whole)
+        step, (state, batch, key) = self.program()
         compiled = self._compile("train", step, state, batch, key)
 
         def run() -> Any:
@@ -233,14 +236,14 @@ class Pipeline(_XlaJob):
     """
 
     def prepare(self) -> dict[str, Any]:
-        data = self.config.data
         for stored in built_data_sets(self.task.config):
-            data.stored = stored
+            data = dataclasses.replace(self.settings.data, stored=stored)
+            settings = dataclasses.replace(self.settings, data=data)
             batches = pipeline.training_batches(
-                settings.open_dives(self.config, "train"),
-                settings.make_preprocessing(self.config),
+                things.open_dives(settings)["train"],
+                things.make_preprocessing(settings),
                 batch_size=self.task.batch_size,
-                seed=self.config.seed,
+                seed=settings.seed,
                 workers=data.workers,
             )
             # Nothing is loaded ahead where two sets take turns: it would count for the other.
@@ -254,7 +257,7 @@ def _first_device(device: str) -> jax.Device:
     """The device that is timed; raises RuntimeError, with what to install, where there is none."""
     try:
         return jax.devices()[0]
-    except layout.NO_DEVICE as error:
+    except NO_DEVICE as error:
         extra = {"gpu": "cuda12", "tpu": "tpu"}.get(device)
         mend = f"; install JAX for it with pip install -e '.[{extra}]'" if extra else ""
         raise RuntimeError(

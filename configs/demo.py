@@ -1,4 +1,4 @@
-"""The same network and protocol, shrunk for two CPU cores, on rendered (made) dives.
+"""The same network and protocol, shrunk for two CPU cores, on rendered dives.
 
     make demo
 
@@ -12,15 +12,14 @@ or, one command at a time:
 Time: `make demo` takes some nine to fourteen minutes on two CPU cores. The README has its scores.
 """
 
-import importlib.util
-import pathlib
-
 import ml_collections
+
+from configs import finediving_hm
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the full-size config with smaller sizes and a training that starts from nothing."""
-    config = _full_size()
+    config = finediving_hm.get_config()
     config.data_name = "rendered data"
 
     config.data.manual_dir = "data/rendered"
@@ -58,12 +57,3 @@ def get_config() -> ml_collections.ConfigDict:
     config.rendered.width = 160
     config.rendered.height = 90
     return config
-
-
-def _full_size() -> ml_collections.ConfigDict:
-    # Config files are loaded by path, so a neighbour is no module to import.
-    path = pathlib.Path(__file__).with_name("finediving_hm.py")
-    spec = importlib.util.spec_from_file_location("finediving_hm_config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()

@@ -1,5 +1,6 @@
 """Settings and fixtures for all tests."""
 
+import importlib.util
 import os
 import pathlib
 
@@ -24,3 +25,23 @@ def reference() -> pathlib.Path:
 def reference_cases() -> pathlib.Path:
     """The recorded results."""
     return REFERENCE / "cases"
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Says in one line what was left out where PyTorch is missing.
+
+    Whole files are not among the reports of several processes, so they are looked for.
+    """
+    if importlib.util.find_spec("torch") is not None:
+        return
+    reason = "needs PyTorch, which is not installed"
+    skipped = [one for one in terminalreporter.getreports("skipped") if reason in str(one.longrepr)]
+    tests = sum("::" in one.nodeid for one in skipped)
+    files = [
+        path.name
+        for path in sorted(pathlib.Path(__file__).parent.rglob("test_*.py"))
+        if f'= pytest.importorskip("torch", reason="{reason}")' in path.read_text()
+    ]
+    terminalreporter.write_line(
+        f"left out: {tests} tests and all of {', '.join(files)}: {reason}", yellow=True
+    )

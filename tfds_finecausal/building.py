@@ -42,7 +42,7 @@ def build_dataset(
         stored (builder config `resized`).
       skip_bad: leave dives with problems out and list them in `skipped.json` of the data set.
       overwrite: build in any case, and replace the data set that is there.
-      progress: whether to show progress bars.
+      progress: whether to show how far it is.
       say: takes a line of text where a data set is kept.
 
     Returns:
@@ -90,7 +90,7 @@ def build_dataset(
         builder.skip_bad = skip_bad
         builder.progress = progress
         builder.fingerprint = print_of_release
-        # The bars of `progress` tell more than TFDS's own.
+        # What `progress` shows tells more than TFDS's own bars.
         tfds.disable_progress_bar()
         builder.download_and_prepare(
             download_dir=nothing_to_download,
@@ -100,9 +100,11 @@ def build_dataset(
 
 
 def fingerprint(manual_dir: pathlib.Path, *, skip_bad: bool = False) -> str:
-    """Returns a text that tells releases apart: a hash of the annotations and of the settings of a
-    made release. Images are not read, so that a data set is kept at once; a build hashes them for
-    itself."""
+    """Returns a text that tells releases apart.
+
+    It is a hash of the annotations and of the settings of a rendered release. Images are not read,
+    so that a data set is kept at once; a build hashes them for itself.
+    """
     digest = hashlib.sha256(b"skip" if skip_bad else b"all")
     for name in (*(f"Annotations/{file}" for file in FILES.values()), "RENDERED.json"):
         with contextlib.suppress(OSError):

@@ -15,9 +15,9 @@ import pathlib
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from finecausal_jax.data.dives import SPLITS, DiveInfo
+from finecausal_jax.runtime import progress as bars
 from tfds_finecausal.annotations import (
     Annotations,
     DiveKey,
@@ -88,7 +88,7 @@ def read_release(
       manual_dir: folder with `FineDiving/`, `FineDiving_HM/` and `Annotations/`.
       skip: leave dives with problems out, instead of stopping.
       workers: threads that decode images; None takes one a core.
-      progress: whether to show a progress bar.
+      progress: whether to show how far it is.
 
     Returns:
       The release.
@@ -102,7 +102,7 @@ def read_release(
     if not root.is_dir():
         raise ValueError(
             f"no release in {root}: ask the FineDiving authors for the data and unpack it there, "
-            "or render a made release (`launch.py render`)"
+            "or render a synthetic one (`launch.py render`)"
         )
     annotations = read_annotations(root)
     keys = [(split, key) for split in SPLITS for key in annotations.splits[split]]
@@ -113,14 +113,14 @@ def read_release(
         return (job[0], *check_dive(root, job[1], annotations))
 
     count = workers or os.cpu_count() or 1
-    with strict_decoding(), concurrent.futures.ThreadPoolExecutor(count) as pool:
-        results = pool.map(check, keys)
-        bar = tqdm.tqdm(results, "check", len(keys), unit="dive", disable=not progress)
+    shown = bars.progress(len(keys), "checking", "dives", show=progress)
+    with strict_decoding(), concurrent.futures.ThreadPoolExecutor(count) as pool, shown as bar:
         try:
-            for split, dive, found in bar:
+            for split, dive, found in pool.map(check, keys):
                 problems += found
                 if dive is not None:
                     passed[split].append(dive)
+                bar.update()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

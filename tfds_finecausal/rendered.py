@@ -1,4 +1,4 @@
-"""Renders a made release in FineDiving-HM's exact layout, for running everything without the data.
+"""Renders a synthetic release in FineDiving-HM's layout, to run everything without the real data.
 
 The real videos need a signed agreement with their authors. This module draws dives instead: an
 articulated diver in a hall, executed well or badly in the ways judges look at, marked by a panel
@@ -23,8 +23,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 
+from finecausal_jax.runtime import progress as bars
 from tfds_finecausal import rendered_motion, rendered_scene, rendered_venue
 from tfds_finecausal.dive_numbers import parse_dive_number, sub_action_table
 from tfds_finecausal.rendered_plan import DivePlan, Settings, plan_dives
@@ -50,7 +50,7 @@ def render_release(
     Args:
       output_dir: where the release goes; config.data.manual_dir of the build.
       workers: worker processes; 0 draws in this process, None takes one a core.
-      progress: whether to show a progress bar.
+      progress: whether to show how far it is.
       **settings: fields of `Settings`.
 
     Returns:
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: `python -m tfds_finecausal.rendered --help`."""
     parser = argparse.ArgumentParser(
         prog="python -m tfds_finecausal.rendered",
-        description="Render a made release in FineDiving-HM's layout.",
+        description="Render a synthetic release in FineDiving-HM's layout.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     default = Settings()
@@ -172,9 +172,8 @@ def _draw_all(
     progress: bool,
 ) -> None:
     """Draws and writes every dive, on worker processes unless `workers` is 0."""
-    bar = tqdm.tqdm(total=len(dives), desc="render", unit="dive", disable=not progress)
     count = min(os.cpu_count() or 1 if workers is None else workers, len(dives))
-    with bar:
+    with bars.progress(len(dives), "rendering", "dives", show=progress) as bar:
         if count < 1:
             for dive in dives:
                 _write_dive(dive, settings, folder)

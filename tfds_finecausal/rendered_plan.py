@@ -1,4 +1,4 @@
-"""Draws everything about a made release except its pictures: who dives what, and how well."""
+"""Draws everything about a synthetic release except its pictures: who dives what, and how well."""
 
 from __future__ import annotations
 

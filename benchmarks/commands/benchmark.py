@@ -25,8 +25,7 @@ def define_flags() -> None:
     """Defines --sections, --settings, --rounds and --device."""
     from absl import flags
 
-    from benchmarks.task import SECTIONS
-    from benchmarks.throughput import DEVICES, TORCH_SETTINGS
+    from benchmarks.options import DEVICES, SECTIONS, TORCH_SETTINGS
 
     flags.DEFINE_list("sections", list(SECTIONS), "What to time.")
     flags.DEFINE_list("settings", list(TORCH_SETTINGS), "Of PyTorch; empty times XLA alone.")
@@ -42,9 +41,11 @@ def run(flags: Any) -> int:
 
     from benchmarks import report, results, throughput
     from finecausal_jax.runtime import files
+    from finecausal_jax.settings import read
 
+    settings = read(flags.config)
     throughput.check_options(
-        flags.config,
+        settings,
         flags.sections,
         flags.settings,
         flags.rounds,
@@ -59,7 +60,7 @@ def run(flags: Any) -> int:
     for kept in files.keep_earlier(numbers, plot):
         print(f"kept earlier results as {kept}")
     found = throughput.run(
-        flags.config,
+        settings,
         flags.sections,
         flags.settings,
         rounds=flags.rounds,

@@ -15,7 +15,7 @@ def apply_setting(model: FineCausal, setting: str) -> FineCausal:
     """Prepares a model for a way of running; its parameters and keys stay as they are.
 
     Args:
-        model: is changed in place; load its weights before.
+        model: is changed in place; load its weights, and move it to its device, before.
         setting: "reference", eager in the default memory format; "channels_last", eager with the
             convolutions' weights and inputs in channels-last memory; "compiled", the same with
             the encoders compiled by `torch.compile` (needs a C++ compiler on a CPU; the first
@@ -44,9 +44,7 @@ def apply_setting(model: FineCausal, setting: str) -> FineCausal:
             if parameter.dim() in formats:
                 parameter.data = parameter.data.contiguous(memory_format=formats[parameter.dim()])
     if setting == "compiled":
-        for module in model.modules():
-            if isinstance(module, PaddedMaxPool):
-                module.opaque = True
+        _hide_pools(model)
         for module in _static_shaped(model):
             module.compile()
     return model
@@ -55,3 +53,11 @@ def apply_setting(model: FineCausal, setting: str) -> FineCausal:
 def _static_shaped(model: FineCausal) -> tuple[nn.Module, ...]:
     """The parts whose work does not depend on where transitions lie, with nearly all of it."""
     return model.base_model, model.segmenter, model.video_encoder.backbone
+
+
+def _hide_pools(model: nn.Module) -> None:
+    """Hides max-pools from Inductor's code for a CPU; a GPU gets PyTorch's own way."""
+    on_cpu = next(model.parameters()).is_cpu
+    for module in model.modules():
+        if isinstance(module, PaddedMaxPool):
+            module.opaque = on_cpu

@@ -28,37 +28,29 @@ def define_flags() -> None:
 
 def run(flags: Any) -> int:
     """Makes the bank, or what is missing of it; returns the exit code."""
-    from finecausal_jax import settings
-    from finecausal_jax.runtime import layout
+    from finecausal_jax.data.dives import SPLITS
     from finecausal_jax.runtime.compilation_cache import use_compilation_cache
+    from finecausal_jax.runtime.layout import make_layout
     from finecausal_jax.scoring import bank
-    from finecausal_jax.training import loop
+    from finecausal_jax.settings import read, things
 
     if not flags.workdir:
         raise ValueError("bank needs --workdir=DIR, the folder of a run")
     if not flags.split:
         raise ValueError("--split is empty: expected train, test or both")
-    config, workdir = flags.config, pathlib.Path(flags.workdir)
+    settings, workdir = read(flags.config), pathlib.Path(flags.workdir)
     folder = pathlib.Path(flags.output or workdir / "bank")
-    use_compilation_cache(config.train.compilation_cache, workdir)
-    mesh = layout.make_mesh()
-    layout.check_batch_size("config.evaluate.video_batch", config.evaluate.video_batch, mesh)
-    sources = {split: settings.open_dives(config, split) for split in flags.split}
-    model = settings.make_model(config)
-    sizes = settings.make_preprocessing(config)
-    step, variables = loop.load_network(config, model, workdir, flags.checkpoint, mesh)
-    encoded = bank.build_bank(
-        folder,
-        bank.make_fingerprint(model, variables, sizes, sources),
-        model,
-        variables,
-        sizes,
-        sources,
-        batch_size=config.evaluate.video_batch,
-        workers=config.data.workers,
-        sharding=layout.over_data(mesh),
-        overwrite=flags.overwrite,
-    )
+    use_compilation_cache(settings.train.compilation_cache, workdir)
+    layout = make_layout()
+    unknown = set(flags.split) - set(SPLITS)
+    if unknown:
+        raise ValueError(f"--split={','.join(flags.split)}: expected train, test or both")
+    sides = things.open_dives(settings)
+    sources = {split: sides[split] for split in flags.split}
+    step, variables = things.load_network(settings, workdir, flags.checkpoint, layout)
+    scorer = things.make_scorer(settings, variables, layout)
+    fingerprint = bank.make_fingerprint(scorer, sources)
+    encoded = bank.build_bank(folder, fingerprint, scorer, sources, overwrite=flags.overwrite)
     dives = sum(len(source) for source in sources.values())
     print(f"checkpoint of step {step}: encoded {encoded} of {dives} dives into {folder}")
     return 0

@@ -44,15 +44,16 @@ def run(flags: Any) -> int:
     Raises:
       ValueError: the release has problems, or another data set is in the way.
     """
-    from finecausal_jax import settings
     from finecausal_jax.data.dives import SPLITS, TABLE_KEY
+    from finecausal_jax.settings import read, things
     from tfds_finecausal import building
 
-    data = flags.config.data
+    settings = read(flags.config)
+    data = settings.data
     folder = building.build_dataset(
         data.manual_dir,
         data.data_dir,
-        resize=settings.stored_resize(flags.config),
+        resize=things.stored_resize(settings),
         skip_bad=flags.skip_bad,
         overwrite=flags.overwrite,
         progress=True,

@@ -15,6 +15,7 @@ A GPU's figures leave out what cuDNN takes for itself, which only the GPU can te
 1 where a batch given by --batch_size, or a single pair a device, does not fit.
 """
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -41,6 +42,8 @@ def run(flags: Any) -> int:
     hardware.prepare_environment()
     from finecausal_jax.compilation import estimate, programs, report
     from finecausal_jax.runtime import files, provenance
+    from finecausal_jax.settings import config as configs
+    from finecausal_jax.settings import read, schema, things
 
     unknown = set(flags.programs) - set(programs.PROGRAMS)
     if unknown or not flags.programs:
@@ -50,16 +53,22 @@ def run(flags: Any) -> int:
     if flags.batch_size < 0 or flags.compiles < 1:
         raise ValueError("--batch_size must be at least 0 and --compiles at least 1")
     topology = hardware.parse_topology(flags.topology)
-    mesh = hardware.make_mesh(topology)
+    settings = read(flags.config)
+    how = (settings.model.dtype, settings.model.remat)
+    parts = things.program_parts(settings, hardware.make_layout(topology))
     workdir = pathlib.Path(flags.workdir or "runs/compile")
     paths = {
-        program: workdir / report.file_name(topology, program, flags.config, flags.batch_size)
+        program: workdir / report.file_name(topology, program, *how, flags.batch_size)
         for program in flags.programs
     }
     files.check_folder(workdir, "--workdir")
     made_with = provenance.compiled_with()
+
+    def differences(saved: dict[str, Any]) -> list[str]:
+        return configs.differences(read(saved), settings, schema.FIXED_ON_RESUME)
+
     earlier = {
-        program: report.earlier_estimates(path, flags.config, made_with)
+        program: report.earlier_estimates(path, differences, made_with)
         for program, path in paths.items()
     }
     done: list[estimate.Estimate] = []
@@ -80,14 +89,14 @@ def run(flags: Any) -> int:
                 if known.batch_size == batch_size:
                     print(f"{batch_size} pairs: compiled before, taken from {path}")
                     return known
-            result = estimate.estimate(program, flags.config, topology, mesh, batch_size)
+            result = estimate.estimate(program, parts, topology, batch_size)
             mine.append(result)
             so_far = {program: estimate.found(mine, topology.devices)}
             # At once: the next compilation may take long, or all of this machine's memory.
             report.write_json(
                 mine,
                 topology,
-                flags.config.to_dict(),
+                dataclasses.asdict(settings),
                 path,
                 None if flags.batch_size else so_far,
                 made_with=made_with,

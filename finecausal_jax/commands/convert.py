@@ -39,10 +39,11 @@ def run(flags: Any) -> int:
     workdirs.refuse_checkpoints(flags.workdir)
     model, frame_size, seed = None, expected.FRAME_SIZE, 0
     if flags.config is not None:
-        from finecausal_jax import settings
+        from finecausal_jax.settings import read, things
 
-        model = settings.make_model(flags.config)
-        frame_size, seed = flags.config.data.frame_size, flags.config.seed
+        settings = read(flags.config)
+        model = things.make_model(settings)
+        frame_size, seed = settings.data.frame_size, settings.seed
     converted = conversion.convert_file(
         flags.source,
         model=model,

@@ -32,31 +32,27 @@ def define_flags() -> None:
 
 def run(flags: Any) -> int:
     """Evaluates; returns the exit code."""
-    from finecausal_jax import settings
-    from finecausal_jax.runtime import layout
     from finecausal_jax.runtime.compilation_cache import use_compilation_cache
+    from finecausal_jax.runtime.layout import make_layout
     from finecausal_jax.scoring import bank, report
-    from finecausal_jax.training import loop
+    from finecausal_jax.settings import read, things
 
     if not flags.workdir:
         raise ValueError("evaluate needs --workdir=DIR, the folder of a run")
-    config, folder = flags.config, pathlib.Path(flags.workdir)
-    use_compilation_cache(config.train.compilation_cache, folder)
-    mesh = layout.make_mesh()
-    model = settings.make_model(config)
-    step, variables = loop.load_network(config, model, folder, flags.checkpoint, mesh)
-    test, train = (settings.open_dives(config, split) for split in ("test", "train"))
+    settings, folder = read(flags.config), pathlib.Path(flags.workdir)
+    use_compilation_cache(settings.train.compilation_cache, folder)
+    layout = make_layout()
+    step, variables = things.load_network(settings, folder, flags.checkpoint, layout)
+    scorer = things.make_scorer(settings, variables, layout)
+    sides = things.open_dives(settings)
     encodings = None
     if flags.bank:
-        sizes = settings.make_preprocessing(config)
-        sources = {"train": train, "test": test}
-        fingerprint = bank.make_fingerprint(model, variables, sizes, sources)
+        fingerprint = bank.make_fingerprint(scorer, sides)
         encodings = bank.load_bank(flags.bank, fingerprint)
-    result = loop.evaluate_variables(config, model, variables, test, train, mesh, encodings)
-    report.print_table(result, data_name=config.data_name)
-    table = report.write_json(
-        result, folder / "evaluation.json", data_name=config.data_name, step=step
-    )
-    plot = report.write_scatter(result, folder / "evaluation.png", data_name=config.data_name)
+    result = things.evaluate_split(settings, scorer, sides["test"], sides["train"], encodings)
+    name = settings.data_name
+    report.print_table(result, data_name=name)
+    table = report.write_json(result, folder / "evaluation.json", data_name=name, step=step)
+    plot = report.write_scatter(result, folder / "evaluation.png", data_name=name)
     print(f"checkpoint of step {step}; wrote {table} and {plot}")
     return 0

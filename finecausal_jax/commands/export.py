@@ -37,6 +37,7 @@ def run(flags: Any) -> int:
     if not flags.workdir:
         raise ValueError("export needs --workdir=DIR, the folder of a run or a conversion")
     from finecausal_jax.interop import conversion, export
+    from finecausal_jax.settings import read, things
 
     output = pathlib.Path(flags.output)
     # What cannot be written is told before anything is read, which takes a while.
@@ -49,7 +50,8 @@ def run(flags: Any) -> int:
         raise ValueError(f"--output={output} is a folder: expected the name of a file")
     if flags.format == "safetensors":
         export.refuse_foreign_config(output)
-    model = export.model_of(flags.workdir, flags.config)
+    settings = None if flags.config is None else read(flags.config)
+    model = things.model_of(flags.workdir, settings)
     content = export.read_checkpoint(
         flags.workdir, which=flags.checkpoint, model=model, without_causal=flags.fineparser
     )

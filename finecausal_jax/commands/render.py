@@ -1,4 +1,4 @@
-"""Render a made release in FineDiving-HM's layout, for running everything without the real data.
+"""Render a synthetic release in FineDiving-HM's layout, to run everything without the real data.
 
 Writes config.data.manual_dir from config.rendered (number of dives, frame size, seed, ...). The
 folder is replaced only if this command made it; with unchanged settings it is kept. The same as
@@ -7,6 +7,7 @@ folder is replaced only if this command made it; with unchanged settings it is k
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 NEEDS_CONFIG = True
@@ -28,9 +29,11 @@ def run(flags: Any) -> int:
     Raises:
       ValueError: a setting is out of range, or the folder holds something else.
     """
+    from finecausal_jax.settings import read
     from tfds_finecausal import rendered
 
-    settings = dict(flags.config.rendered)
-    folder = rendered.render_release(flags.config.data.manual_dir, **settings)
+    settings = read(flags.config)
+    options = dataclasses.asdict(settings.rendered)
+    folder = rendered.render_release(settings.data.manual_dir, **options)
     print(f"rendered (not real) release in {folder}")
     return 0

@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import ml_collections
+import jax.numpy as jnp
 
-from finecausal_jax.compilation import hardware, hlo, programs
+from finecausal_jax.compilation import hlo, programs
 from finecausal_jax.compilation.hardware import Topology
+from finecausal_jax.runtime.layout import over_devices
 from finecausal_jax.runtime.memory import GIB, planned_memory
+from finecausal_jax.runtime.progress import progress
 
 # Triton's tiles are chosen by timing them; guessed, they fail to compile for some small products.
 # Command buffers would hide the kernels that `hlo.bytes_accessed` counts.
@@ -65,37 +67,27 @@ class Estimate:
         return cls(**{**row, "collectives": links})
 
 
-def estimate(
-    program: str,
-    config: ml_collections.ConfigDict,
-    topology: Topology,
-    mesh: jax.sharding.Mesh,
-    batch_size: int,
-) -> Estimate:
+def estimate(program: str, parts: programs.Parts, topology: Topology, batch_size: int) -> Estimate:
     """Compiles a program for a topology.
 
     Args:
       program: one of `programs.PROGRAMS`.
-      config: sizes, dtype, rematerialisation.
-      topology, mesh: from `hardware`.
+      parts: what it is made of, with a layout of the topology's devices.
+      topology: from `hardware`.
       batch_size: pairs over all devices.
 
     Returns:
       The estimate; one that says `fits=False` where the compiler runs out of the chip's memory.
     """
-    chip, dtype = topology.chip, config.model.dtype
+    chip, dtype = topology.chip, jnp.dtype(parts.model.dtype).name
     start = time.perf_counter()
-    lowered = programs.lower(program, config, mesh, batch_size)
     memory: dict[str, int] = {}
     flops = moved = None
     links: tuple[hlo.Collective, ...] = ()
-    refused = False
-    try:
-        compiled = lowered.compile(_OPTIONS.get(chip.platform))
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        refused, memory = True, used_memory(str(error))
+    compiled = _compile(program, parts, topology, batch_size)
+    refused = isinstance(compiled, str)
+    if isinstance(compiled, str):
+        memory = used_memory(compiled)
     else:
         memory = planned_memory(compiled)
         text = compiled.as_text()
@@ -105,7 +97,8 @@ def estimate(
             flops, moved = costs["flops"], costs["bytes accessed"]
         else:
             # XLA counts nothing there: FLOPs are those asked for, before they become cuDNN's.
-            traced = programs.trace(program, config, hardware.cpu_mesh(), batch_size)
+            on_cpu = dataclasses.replace(parts, layout=over_devices(jax.devices("cpu")[:1]))
+            traced = programs.trace(program, on_cpu, batch_size)
             flops = hlo.asked_flops(traced, chip.platform) / topology.devices
             moved = hlo.bytes_accessed(text)
     limit = int(chip.usable * chip.memory)
@@ -113,7 +106,7 @@ def estimate(
         program=program,
         topology=topology.name,
         dtype=dtype,
-        remat=config.model.remat,
+        remat=parts.model.remat,
         batch_size=batch_size,
         fits=not refused and memory["total"] <= limit,
         memory=memory,
@@ -124,6 +117,24 @@ def estimate(
         roofline=roofline(topology, dtype, flops, moved, links),
         compile_seconds=time.perf_counter() - start,
     )
+
+
+def _compile(program: str, parts: programs.Parts, topology: Topology, batch_size: int) -> Any:
+    """The compiled program; of one that takes too much memory, the refusal."""
+    label = f"{program} of {batch_size} pairs for {topology.name}"
+    with progress(2, label, "steps") as shown:
+        shown.note("tracing")
+        lowered = programs.lower(program, parts, batch_size)
+        shown.update()
+        shown.note("compiling")
+        try:
+            compiled = lowered.compile(_OPTIONS.get(topology.chip.platform))
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            compiled = str(error)
+        shown.update()
+    return compiled
 
 
 def roofline(

@@ -11,9 +11,8 @@ import os
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh
 
-from finecausal_jax.runtime.layout import DATA_AXIS
+from finecausal_jax.runtime.layout import Layout, over_devices
 from finecausal_jax.runtime.memory import GIB
 
 
@@ -173,8 +172,8 @@ def prepare_environment() -> None:
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
 
 
-def make_mesh(topology: Topology) -> Mesh:
-    """A mesh of stand-ins along one axis, as `layout.make_mesh` makes it of real devices.
+def make_layout(topology: Topology) -> Layout:
+    """A layout over stand-ins along one axis, as `layout.make_layout` makes it of real devices.
 
     Raises:
       ValueError: the compiler for the platform is not installed.
@@ -203,18 +202,7 @@ def make_mesh(topology: Topology) -> Mesh:
             "topology": f"1x{hosts}x{topology.devices // hosts}",
         }
         described = topologies.get_topology_desc(chip.name, "cuda", **options)
-    return jax.make_mesh(
-        (topology.devices,),
-        (DATA_AXIS,),
-        axis_types=(AxisType.Auto,),
-        devices=described.devices,
-    )
-
-
-def cpu_mesh() -> Mesh:
-    """A mesh as `make_mesh` makes, of one of the host's CPU devices."""
-    devices = jax.devices("cpu")[:1]
-    return jax.make_mesh((1,), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    return over_devices(described.devices)
 
 
 def target_config(chip: Chip) -> str:

@@ -1,17 +1,17 @@
 """The programs that run on an accelerator, lowered from shapes alone: no array is made."""
 
+import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 
-from finecausal_jax import settings
-from finecausal_jax.models.initial_values import init_variables
-from finecausal_jax.runtime import layout
-from finecausal_jax.scoring.encoding import compare_batch, encode_batch
-from finecausal_jax.training import loop
+from finecausal_jax.models.finecausal import FineCausal
+from finecausal_jax.runtime.layout import Layout
+from finecausal_jax.scoring.features import compare_batch, encode_batch
+from finecausal_jax.training.optimiser import ParameterUpdate
 from finecausal_jax.training.state import init_state
 
 PROGRAMS = ("train", "score")
@@ -19,54 +19,65 @@ PROGRAMS = ("train", "score")
 STEPS_PER_EPOCH = 1000
 
 
-def lower(
-    program: str, config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, batch_size: int
-) -> Any:
-    """Lowers a program for the devices of a mesh, which need not exist; arguments as `trace`.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parts:
+    """What the programs are made of.
+
+    Attributes:
+      model: the network.
+      variables: shapes of its parameters and statistics.
+      frame_size: height and width of a frame, pixels.
+      make_step: gives the jitted training step for a layout, and its optimiser.
+      layout: the devices, which need not exist.
+    """
+
+    model: FineCausal
+    variables: Any
+    frame_size: int
+    make_step: Callable[[Layout], tuple[Any, ParameterUpdate]]
+    layout: Layout
+
+
+def lower(program: str, parts: Parts, batch_size: int) -> Any:
+    """Lowers a program for the devices of a layout; arguments and errors as of `trace`.
 
     Returns:
       What `jax.jit(...).lower` returns.
     """
-    return trace(program, config, mesh, batch_size).lower()
+    return trace(program, parts, batch_size).lower()
 
 
-def trace(
-    program: str, config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, batch_size: int
-) -> Any:
-    """Traces a program for the devices of a mesh.
+def trace(program: str, parts: Parts, batch_size: int) -> Any:
+    """Traces a program for the devices of a layout.
 
     Args:
       program: "train", a training step that updates its state in place; or "score", what the test
         protocol computes of a pair, from the frames and labelled masks of query and exemplar to
         pixel counts, differences in completeness and transitions. (The protocol runs it in two
         parts, since it encodes a video once for all its pairs.)
-      config: sizes, optimiser and compute dtype.
-      mesh: one axis, `data`, over which pairs are split; the rest is on every device.
+      parts: what it is made of.
       batch_size: pairs over all devices.
 
     Returns:
       What `jax.jit(...).trace` returns.
 
     Raises:
-      ValueError: the devices cannot share the batch, or the config is wrong.
+      ValueError: the devices cannot share the batch.
     """
-    layout.check_batch_size("batch_size", batch_size, mesh)
-    model = settings.make_model(config)
-    variables = jax.eval_shape(
-        lambda: init_variables(model, config.data.frame_size, jax.random.key(0))
-    )
-    videos = _videos(config, batch_size)
+    layout = parts.layout
+    layout.check_batch_size("batch_size", batch_size)
+    videos = _videos(parts, batch_size)
     if program == "train":
-        step, optimiser = loop.make_step(config, model, STEPS_PER_EPOCH, mesh)
-        state = jax.eval_shape(lambda: init_state(_zeros(variables), optimiser))
+        step, optimiser = parts.make_step(layout)
+        state = jax.eval_shape(lambda x: init_state(x, optimiser), parts.variables)
         key = jax.eval_shape(lambda: jax.random.key(0))
         return step.trace(state, {"query": videos, "exemplar": videos}, key)
 
-    whole, split = layout.replicated(mesh), layout.over_data(mesh)
-    score = functools.partial(score_pairs, model)
+    whole, split = layout.whole, layout.batch
+    score = functools.partial(score_pairs, parts.model)
     jitted = jax.jit(score, in_shardings=(whole, split, split), out_shardings=split)
     side = {name: videos[name] for name in ("frames", "mask")}
-    return jitted.trace(variables, side, side)
+    return jitted.trace(parts.variables, side, side)
 
 
 def score_pairs(model: Any, variables: Any, query: Any, exemplar: Any) -> tuple[Any, Any]:
@@ -92,9 +103,9 @@ def score_pairs(model: Any, variables: Any, query: Any, exemplar: Any) -> tuple[
     return counts, compare_batch(model, variables, first, second)
 
 
-def _videos(config: ml_collections.ConfigDict, count: int) -> dict[str, jax.ShapeDtypeStruct]:
+def _videos(parts: Parts, count: int) -> dict[str, jax.ShapeDtypeStruct]:
     """One side of a batch, as `pipeline.training_batches` yields it."""
-    size, frames = config.data.frame_size, config.data.frames
+    size, frames = parts.frame_size, parts.model.frames
     shapes = {
         "frames": ((count, frames, size, size, 3), jnp.uint8),
         "mask": ((count, frames, size, size), jnp.uint8),
@@ -102,7 +113,3 @@ def _videos(config: ml_collections.ConfigDict, count: int) -> dict[str, jax.Shap
         "completeness": ((count,), jnp.float32),
     }
     return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
-
-
-def _zeros(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)

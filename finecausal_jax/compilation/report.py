@@ -2,30 +2,36 @@
 
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import ml_collections
 from rich.console import Console
 from rich.table import Table
 
-from finecausal_jax import settings
 from finecausal_jax.compilation.estimate import Estimate, Search
 from finecausal_jax.compilation.hardware import Topology
+from finecausal_jax.runtime.console import add_columns, make_console
 from finecausal_jax.runtime.files import write_atomically
 from finecausal_jax.runtime.memory import GIB
 
-_WIDTH = 140  # columns where the output is no terminal
 
+def print_estimates(
+    estimates: Sequence[Estimate], topology: Topology, console: Console | None = None
+) -> None:
+    """Prints a row an estimate, per device, and below what the columns leave out.
 
-def print_estimates(estimates: Sequence[Estimate], topology: Topology) -> None:
-    """Prints a row an estimate, per device, and below what the columns leave out."""
+    Args:
+      estimates: one a row.
+      topology: what they were compiled for.
+      console: where to print; None is standard output.
+    """
+    console = console or make_console()
     chip = topology.chip
     table = Table(title=f"{topology.name}: {topology.devices} x {chip.name}, per device")
-    for column in ("program", "dtype", "remat", "pairs", "arguments", "temporaries", "total GiB"):
-        table.add_column(column, justify="left" if column in ("program", "dtype") else "right")
-    for column in ("fits", "TFLOP", "GB moved", "roofline s", "compiled in s"):
-        table.add_column(column, justify="right")
+    add_columns(table, ("program", "dtype"))
+    sizes = ("remat", "pairs", "arguments", "temporaries", "total GiB")
+    speeds = ("fits", "TFLOP", "GB moved", "roofline s", "compiled in s")
+    add_columns(table, (*sizes, *speeds), justify="right")
     for one in estimates:
         table.add_row(
             one.program,
@@ -41,9 +47,6 @@ def print_estimates(estimates: Sequence[Estimate], topology: Topology) -> None:
             f"{one.roofline['total']:.4f}" if one.roofline else "",
             f"{one.compile_seconds:.0f}",
         )
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH)
     console.print(table)
     for one in estimates:
         console.print(_detail(one), highlight=False, soft_wrap=True)
@@ -61,28 +64,28 @@ def search_line(program: str, search: Search) -> str:
     return head if search.ended else head + "; the search was cut short: raise --compiles"
 
 
-def file_name(
-    topology: Topology, program: str, config: ml_collections.ConfigDict, batch_size: int
-) -> str:
+def file_name(topology: Topology, program: str, dtype: str, remat: str, batch_size: int) -> str:
     """A name of its own for all that a user compares, so that no result replaces another.
 
     Args:
-      topology, program, config: what is compiled for what.
+      topology, program, dtype, remat: what is compiled for what, and how.
       batch_size: pairs over all devices; 0: a search for the largest number.
     """
     batch = f"batch_{batch_size}" if batch_size else "largest"
-    parts = (topology.name.replace(":", "_"), program, config.model.dtype, config.model.remat)
+    parts = (topology.name.replace(":", "_"), program, dtype, remat)
     return "_".join((*parts, batch)) + ".json"
 
 
 def earlier_estimates(
-    path: pathlib.Path, config: ml_collections.ConfigDict, made_with: Mapping[str, str | None]
+    path: pathlib.Path,
+    differences: Callable[[dict[str, Any]], list[str]],
+    made_with: Mapping[str, str | None],
 ) -> list[Estimate]:
     """What an earlier run of the command compiled, so that none of it need be compiled again.
 
     Args:
       path: its file.
-      config: that of the results.
+      differences: tells what of a config, as nested dicts, is not that of the results.
       made_with: from `provenance.compiled_with`.
 
     Returns:
@@ -97,14 +100,14 @@ def earlier_estimates(
         return []
     try:
         content = json.loads(path.read_text())
-        saved = json.dumps(content["config"])
+        saved = dict(content["config"])
         found = [Estimate.from_json(row) for row in content["estimates"]]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: expected results of `compile`, found something else ({error}); choose "
             "another --workdir"
         ) from error
-    changed = settings.differences(saved, config)
+    changed = differences(saved)
     if changed:
         raise ValueError(
             f"{path} holds results of another config; choose another --workdir, or set back:\n  "

@@ -18,9 +18,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, SupportsIndex
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int32, Int64
 
+from finecausal_jax.data.clips import Clip, Key, from_record
 from finecausal_jax.data.resizing import Resize
+from finecausal_jax.data.sampling import label_transitions
 
 DATASET_NAME = "finediving_hm"
 DATASET_VERSION = "1.0.0"
@@ -61,7 +63,7 @@ class DiveInfo:
     transit_frames: tuple[int, ...] = ()
 
     @property
-    def key(self) -> tuple[str, int]:
+    def key(self) -> Key:
         """The dive's name in every annotation table: (competition, index)."""
         return (self.competition, self.index)
 
@@ -69,6 +71,23 @@ class DiveInfo:
     def completeness(self) -> float:
         """Score over difficulty, in points (0 to 30 where three marks count)."""
         return self.score / self.difficulty
+
+    def transitions(self, rows: Int64[np.ndarray, " t"]) -> Int32[np.ndarray, " 2"]:
+        """Returns the labelled transitions of some frames, such as `preprocessing.Video.rows`.
+
+        Args:
+          rows: int64 [t], ascending rows of `frame_labels`.
+
+        Returns:
+          int32 [2], indices into `rows` where the second and the last sub-action begin.
+
+        Raises:
+          ValueError: all these frames have the same label; the text names the dive.
+        """
+        try:
+            return label_transitions(self.frame_labels[rows])
+        except ValueError as error:
+            raise ValueError(f"dive {self.key}: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
         """Returns the row with plain Python values, ready for `json.dump`."""
@@ -96,34 +115,44 @@ class DiveInfo:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dive:
-    """One dive with its images, still encoded.
+    """One dive: a clip with labels.
 
     Attributes:
       info: the dive's row of the table.
-      frames: one JPEG file's bytes a frame, in the order of `info.frame_numbers`.
-      masks: one JPEG file's bytes a frame, same order; grey or RGB, as the release stores them.
+      clip: its images, in the order of `info.frame_numbers`.
+
+    Raises:
+      ValueError: the two are not of one dive, or something is missing for a frame.
     """
 
     info: DiveInfo
-    frames: tuple[bytes, ...]
-    masks: tuple[bytes, ...]
+    clip: Clip
 
+    def __post_init__(self) -> None:
+        self.clip.check(labels=len(self.info.frame_labels))
+        if self.clip.key != self.info.key:
+            raise ValueError(f"the clip {self.clip.key} is not of the dive {self.info.key}")
+        if not np.array_equal(self.clip.frame_numbers, self.info.frame_numbers):
+            raise ValueError(
+                f"dive {self.info.key} was annotated for the frames "
+                f"{_span(self.info.frame_numbers)}, the clip has {_span(self.clip.frame_numbers)}: "
+                "expected the same, or its labels would be those of other frames"
+            )
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ResizedDive:
-    """One dive with its images decoded and resized, neither flipped nor cropped.
+    @property
+    def key(self) -> Key:
+        """The dive's (competition, index)."""
+        return self.info.key
 
-    Attributes:
-      info: the dive's row of the table.
-      frames: RGB, one a frame, in the order of `info.frame_numbers`.
-      masks: grey, same order.
-      resize: what the images were resized to.
-    """
+    @property
+    def frames(self) -> tuple[bytes, ...] | np.ndarray:
+        """The clip's frames."""
+        return self.clip.frames
 
-    info: DiveInfo
-    frames: UInt8[np.ndarray, "n h w 3"]
-    masks: UInt8[np.ndarray, "n h w"]
-    resize: Resize
+    @property
+    def masks(self) -> tuple[bytes, ...] | np.ndarray | None:
+        """The clip's masks."""
+        return self.clip.masks
 
 
 class DiveSource:
@@ -140,9 +169,11 @@ class DiveSource:
 
     Attributes:
       infos: what is known about each dive, in the order of the records.
+      keys: the (competition, index) of each dive.
       fingerprint: a text that tells what was built apart: the release's annotations, the settings
-        of a made release, and the bytes of every image file of the split. The same for stored bytes
-        and resized images. A data set built before image files were hashed has no part for them.
+        of a rendered release, and the bytes of every image file of the split. The same for stored
+        bytes and resized images. A data set built before image files were hashed has no part for
+        them.
 
     Raises:
       ValueError: the split's name is unknown, no finished data set is there, its images were
@@ -158,6 +189,7 @@ class DiveSource:
         folder = dataset_folder(data_dir, RELEASE if resize is None else RESIZED)
         rows, self.fingerprint, self._shards, count = _read_table(folder, split, resize)
         self.infos: tuple[DiveInfo, ...] = tuple(DiveInfo.from_json(row) for row in rows)
+        self.keys: tuple[Key, ...] = tuple(info.key for info in self.infos)
         if not self.infos or not count:
             raise ValueError(
                 f"the {split} split of {folder} is empty; expected at least one dive: check "
@@ -175,10 +207,10 @@ class DiveSource:
     def __len__(self) -> int:
         return len(self.infos)
 
-    def __iter__(self) -> Iterator[Dive | ResizedDive]:
+    def __iter__(self) -> Iterator[Dive]:
         return (self[row] for row in range(len(self)))
 
-    def __getitem__(self, row: SupportsIndex) -> Dive | ResizedDive:
+    def __getitem__(self, row: SupportsIndex) -> Dive:
         """Returns the dive of `infos[row]` with its images as stored; no JPEG is decoded."""
         row = operator.index(row)
         if not 0 <= row < len(self.infos):
@@ -193,13 +225,7 @@ class DiveSource:
                 f"record {row} of the {self.split} split in {self.data_dir} is dive {stored}, its "
                 f"table says {info.key}: the files were mixed up, delete the folder and build again"
             )
-        if self.resize is None:
-            return Dive(info, tuple(example["frames"]), tuple(example["masks"]))
-        frames, masks = (
-            np.frombuffer(example[kind]["value"], np.uint8).reshape(example[kind]["shape"])
-            for kind in ("frames", "masks")
-        )
-        return ResizedDive(info, frames, masks, self.resize)
+        return Dive(info, from_record(example, info.key, info.frame_numbers, self.resize))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_records": None, "_parser": None}
@@ -248,6 +274,10 @@ def image_features(stored: str) -> dict[str, Any]:
         )
         for name, channels in (("frames", 3), ("masks", 1))
     }
+
+
+def _span(numbers: np.ndarray) -> str:
+    return f"{numbers[0]} to {numbers[-1]}" if len(numbers) else "none"
 
 
 def _read_table(

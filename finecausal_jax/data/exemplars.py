@@ -64,8 +64,8 @@ def evaluation_exemplars(
         raise ValueError(
             f"dive {query_info.key} has dive number {query_info.dive_number!r}, which none of the "
             f"{len(train_infos)} training dives has (they have {known} others): a dive is scored "
-            "against training dives of its own dive number, so leave it out or add one to the "
-            "training split"
+            "against training dives of its own dive number, so leave it out (a split's "
+            "/with_exemplars leaves out all such dives) or add one to the training split"
         )
     return np.array(rows[:count], np.int64)
 

@@ -16,41 +16,74 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Any
 
 import grain
 import numpy as np
 
-from finecausal_jax.data import exemplars, preprocessing, seeding
+from finecausal_jax.data import exemplars, seeding
 from finecausal_jax.data.batches import Batches
-from finecausal_jax.data.dives import Dive, DiveInfo, ResizedDive
-from finecausal_jax.data.preprocessing import Preprocessing, Video
+from finecausal_jax.data.dives import Dive, DiveInfo
+from finecausal_jax.data.preprocessing import (
+    Preprocessing,
+    Video,
+    evaluation_video,
+    training_video,
+)
+from finecausal_jax.data.sources import Clips, Dives
 
 # Grain's `repeat()` without a number overflows `len` after `batch`. Its shuffle has this many
 # different epochs.
 _ENDLESS = 2**32
 
 
-@runtime_checkable
-class Dives(Protocol):
-    """What the pipeline needs of a data source; `dives.DiveSource` is the usual one."""
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Which part of each batch a host loads: number `index` of `count` equal ones.
 
-    infos: tuple[DiveInfo, ...]
+    Raises:
+      ValueError: there is no such part.
+    """
 
-    def __getitem__(self, row: int) -> Dive | ResizedDive: ...
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"count must be at least 1, got {self.count}")
+        if not 0 <= self.index < self.count:
+            raise ValueError(
+                f"index must be 0..{self.count - 1} (count is {self.count}), got {self.index}"
+            )
+
+    def of(self, batch_size: int) -> slice:
+        """Returns the places of this part in a batch.
+
+        Raises:
+          ValueError: a batch cannot be cut into so many equal parts.
+        """
+        if batch_size % self.count:
+            raise ValueError(
+                f"batch_size counts all hosts together and must be divisible by their count "
+                f"({self.count}), got {batch_size}"
+            )
+        size = batch_size // self.count
+        return slice(self.index * size, (self.index + 1) * size)
+
+
+WHOLE = Share()
 
 
 def training_batches(
     source: Dives,
-    settings: Preprocessing,
+    preprocessing: Preprocessing,
     *,
     batch_size: int,
     seed: int,
     epochs: int | None = None,
     workers: int = 0,
-    shard_index: int = 0,
-    shard_count: int = 1,
+    share: Share = WHOLE,
 ) -> Batches:
     """Returns pairs of a query and an exemplar, reshuffled every epoch.
 
@@ -59,41 +92,29 @@ def training_batches(
 
     Args:
       source: the training dives.
-      settings: sizes of a video.
+      preprocessing: sizes of a video.
       batch_size: pairs in a batch over all hosts together.
       seed: fixes the order, the exemplars, and each video's end, flip and crop.
       epochs: passes over the data; None never ends.
       workers: processes that prepare batches; 0 uses a thread of this process.
-      shard_index: number of this host, 0..shard_count-1.
-      shard_count: hosts that share each batch; it must divide `batch_size`.
+      share: the part of each batch that this host loads.
 
     Returns:
       Iterator of {"query": video, "exemplar": video}; a video is a dict of arrays whose first axis
-      is `b` = batch_size // shard_count: "frames" uint8 [b, t, h, w, 3], "mask" uint8
+      is `b`, this host's share of `batch_size`: "frames" uint8 [b, t, h, w, 3], "mask" uint8
       [b, t, h, w], "transitions" int32 [b, 2] (frames), "completeness" float32 [b] (points),
       "difficulty" float32 [b], "row" int32 [b] (of `source.infos`).
 
     Raises:
       ValueError: an argument is out of range or the source is empty. While iterating: a dive
-        cannot be used; the text names it.
+        cannot be used, having no masks included; the text names it.
     """
     dives = _count(source, "training")
-    _check_at_least(1, batch_size=batch_size, shard_count=shard_count)
+    _check_at_least(1, batch_size=batch_size)
     _check_at_least(0, seed=seed, workers=workers)
     if epochs is not None:
         _check_at_least(1, epochs=epochs)
-    if not 0 <= shard_index < shard_count:
-        raise ValueError(
-            f"shard_index must be 0..{shard_count - 1} (shard_count is {shard_count}), "
-            f"got {shard_index}"
-        )
-    if batch_size % shard_count:
-        raise ValueError(
-            f"batch_size counts all hosts together and must be divisible by shard_count "
-            f"({shard_count}), got {batch_size}"
-        )
-    share = batch_size // shard_count
-    load = _LoadPairs(source, settings, seed, slice(shard_index * share, (shard_index + 1) * share))
+    load = _LoadPairs(source, preprocessing, seed, share.of(batch_size))
     batches = (
         grain.MapDataset.range(dives)
         .map_with_index(functools.partial(_with_epoch, dives))
@@ -109,8 +130,8 @@ def training_batches(
 
 
 def evaluation_videos(
-    source: Dives,
-    settings: Preprocessing,
+    source: Clips,
+    preprocessing: Preprocessing,
     rows: Sequence[int],
     *,
     batch_size: int,
@@ -119,28 +140,30 @@ def evaluation_videos(
     """Returns the videos of the given rows, in that order, none dropped.
 
     Args:
-      source: the dives.
-      settings: sizes of a video.
-      rows: rows of `source.infos`.
+      source: the clips, with labels or without.
+      preprocessing: sizes of a video.
+      rows: rows of `source`.
       batch_size: videos in a batch. The last batch is filled with copies of its last video.
       workers: processes that prepare batches; 0 uses a thread of this process.
 
     Returns:
-      Iterator of dicts as the videos of `training_batches`, b = batch_size, and "valid" bool [b],
-      False for the copies that fill the last batch.
+      Iterator of dicts as the videos of `training_batches`, b = batch_size. "frames", "row" and
+      "valid" bool [b], False for the copies that fill the last batch, are always there; "mask" in
+      batches whose clips all have masks; "transitions", "completeness" and "difficulty" in those
+      whose clips all have labels.
 
     Raises:
-      ValueError: an argument is out of range. While iterating: a dive cannot be used; the text
+      ValueError: an argument is out of range. While iterating: a clip cannot be used; the text
         names it.
     """
-    dives = _count(source, "evaluation")
+    clips = _count(source, "evaluation")
     _check_at_least(1, batch_size=batch_size)
     _check_at_least(0, workers=workers)
     rows = [int(row) for row in rows]
-    wrong = [row for row in rows if not 0 <= row < dives]
+    wrong = [row for row in rows if not 0 <= row < clips]
     if wrong:
-        raise ValueError(f"rows to evaluate must be 0..{dives - 1}, got {wrong[:5]}")
-    load = _LoadVideos(source, settings, tuple(rows), batch_size)
+        raise ValueError(f"rows to evaluate must be 0..{clips - 1}, got {wrong[:5]}")
+    load = _LoadVideos(source, preprocessing, tuple(rows), batch_size)
     batches = grain.MapDataset.range(-(-len(rows) // batch_size)).map(load)
     identity = {
         "batch_size": int(batch_size),
@@ -155,7 +178,7 @@ class _LoadPairs(grain.transforms.Map):
     """Loads this host's share of a batch, given as [(epoch, row of the query), ...]."""
 
     source: Dives
-    settings: Preprocessing
+    preprocessing: Preprocessing
     seed: int
     share: slice
 
@@ -169,10 +192,11 @@ class _LoadPairs(grain.transforms.Map):
             for role, chosen, videos in (("query", row, queries), ("exemplar", partner, partners)):
                 # Keyed by role too: a dive that is its own exemplar comes with another crop.
                 rng = seeding.generator("video", self.seed, epoch, key, role)
-                cut = functools.partial(
-                    preprocessing.training_video, settings=self.settings, rng=rng
-                )
-                videos.append(_load(self.source, chosen, cut))
+                dive = self.source[chosen]
+                if dive.masks is None:
+                    raise ValueError(f"dive {dive.key} has no masks, which training needs")
+                video = training_video(dive, self.preprocessing, rng)
+                videos.append(_pixels(video, chosen) | _labels(dive.info, video))
         return {"query": _stack(queries), "exemplar": _stack(partners)}
 
 
@@ -180,48 +204,54 @@ class _LoadPairs(grain.transforms.Map):
 class _LoadVideos(grain.transforms.Map):
     """Loads the evaluation batch of a number, the last one padded."""
 
-    source: Dives
-    settings: Preprocessing
+    source: Clips
+    preprocessing: Preprocessing
     rows: tuple[int, ...]
     batch_size: int
 
     def map(self, element: int) -> dict[str, np.ndarray]:
         rows = self.rows[element * self.batch_size : (element + 1) * self.batch_size]
-        cut = functools.partial(preprocessing.evaluation_video, settings=self.settings)
-        videos = [_load(self.source, row, cut) for row in rows]
+        videos = [self._load(row) for row in rows]
         padding = self.batch_size - len(videos)
         batch = _stack(videos + videos[-1:] * padding)
         batch["valid"] = np.arange(self.batch_size) < len(videos)
         return batch
 
+    def _load(self, row: int) -> dict[str, Any]:
+        clip = self.source[row]
+        if not isinstance(clip, Dive):
+            return _pixels(evaluation_video(clip, self.preprocessing), row)
+        video = evaluation_video(clip.clip, self.preprocessing)
+        return _pixels(video, row) | _labels(clip.info, video)
 
-def _load(
-    source: Dives, row: int, prepare: Callable[[Dive | ResizedDive], Video]
-) -> dict[str, Any]:
-    dive = source[row]
-    video = prepare(dive)
+
+def _pixels(video: Video, row: int) -> dict[str, Any]:
+    mask = {} if video.mask is None else {"mask": video.mask}
+    return {"frames": video.frames, "row": np.int32(row), **mask}
+
+
+def _labels(info: DiveInfo, video: Video) -> dict[str, Any]:
     return {
-        "frames": video.frames,
-        "mask": video.mask,
-        "transitions": video.transitions,
-        "completeness": np.float32(dive.info.completeness),
-        "difficulty": np.float32(dive.info.difficulty),
-        "row": np.int32(row),
+        "transitions": info.transitions(video.rows),
+        "completeness": np.float32(info.completeness),
+        "difficulty": np.float32(info.difficulty),
     }
 
 
 def _stack(videos: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    return {name: np.stack([video[name] for video in videos]) for name in videos[0]}
+    """Stacks what all videos have."""
+    shared = [name for name in videos[0] if all(name in video for video in videos)]
+    return {name: np.stack([video[name] for video in videos]) for name in shared}
 
 
 def _with_epoch(dives: int, index: int, row: int) -> tuple[int, int]:
     return index // dives, row
 
 
-def _count(source: Dives, purpose: str) -> int:
-    if not len(source.infos):
+def _count(source: Clips, purpose: str) -> int:
+    if not len(source):
         raise ValueError(f"the {purpose} dives are an empty split, expected at least one dive")
-    return len(source.infos)
+    return len(source)
 
 
 def _check_at_least(least: int, **values: int) -> None:

@@ -1,25 +1,26 @@
-"""From a dive's encoded images to the frames, masks and transitions of one video.
+"""From a clip's images to the frames and masks of one video.
 
-The steps are the reference's, in its order: sample a fixed number of frames by frame number, read
-the two transitions off their labels, flip the whole clip or not, resize with PIL's bilinear filter,
-cut one square crop for the whole clip. Dives that are stored resized give the same pixels, see
-`resizing`. Images stay uint8, a quarter of the bytes of float32, until `normalize` and `scale_mask`
-turn them into the model's input inside the jitted step.
+The steps are the reference's, in its order: sample a fixed number of frames by frame number, flip
+the whole clip or not, resize with PIL's bilinear filter, cut one square crop for the whole clip.
+Clips that are stored resized give the same pixels, see `resizing`. What was labelled is read off
+for the sampled rows elsewhere (`DiveInfo.transitions`). Images stay uint8, a quarter of the bytes
+of float32, until `normalize` and `scale_mask` turn them into the model's input inside the jitted
+step.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from finecausal_jax.data import sampling
-from finecausal_jax.data.dives import Dive, ResizedDive
-from finecausal_jax.data.resizing import Resize
+from finecausal_jax.data.clips import Clip
+from finecausal_jax.data.dives import Dive
+from finecausal_jax.data.resizing import Cut, Resize
 
 # ImageNet's channel means and deviations, which the pretrained trunks were trained with.
 MEAN = np.array((0.485, 0.456, 0.406), np.float32)
@@ -88,40 +89,38 @@ class Preprocessing:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Video:
-    """One preprocessed dive.
+    """One preprocessed clip.
 
     Attributes:
       frames: uint8 [t, h, w, 3], RGB.
-      mask: uint8 [t, h, w], grey foreground mask of each frame.
-      transitions: int32 [2], indices into `t` where the second and the last sub-action begin.
+      mask: uint8 [t, h, w], grey foreground mask of each frame; None where the clip has none.
+      rows: int64 [t], which of the clip's frames were sampled, ascending.
     """
 
     frames: np.ndarray
-    mask: np.ndarray
-    transitions: np.ndarray
+    mask: np.ndarray | None
+    rows: np.ndarray
 
 
-def evaluation_video(dive: Dive | ResizedDive, settings: Preprocessing) -> Video:
-    """Returns the dive's whole length, not flipped, cropped at the centre.
+def evaluation_video(clip: Clip, preprocessing: Preprocessing) -> Video:
+    """Returns the clip's whole length, not flipped, cropped at the centre.
 
     Args:
-      dive: the dive with its images.
-      settings: sizes.
+      clip: the images.
+      preprocessing: sizes.
 
     Raises:
-      ValueError: the dive's images, frame numbers or labels cannot be used; the text names it.
+      ValueError: the clip's images or frame numbers cannot be used; the text names it.
     """
-    return _video(dive, settings, shift=0, flip=False, corner=None)
+    return _video(clip, _sample(clip, preprocessing), preprocessing, flip=False, corner=None)
 
 
-def training_video(
-    dive: Dive | ResizedDive, settings: Preprocessing, rng: np.random.Generator
-) -> Video:
+def training_video(dive: Dive, preprocessing: Preprocessing, rng: np.random.Generator) -> Video:
     """Returns the dive with a random end, flip and crop, each drawn once for the whole clip.
 
     Args:
-      dive: the dive with its images.
-      settings: sizes.
+      dive: the dive; its labels say whether its end can be moved, nothing else.
+      preprocessing: sizes.
       rng: source of the four draws (end, flip, left, top); always four, so that a setting does not
         shift the draws behind it.
 
@@ -131,13 +130,18 @@ def training_video(
     shift = -int(rng.integers(0, MAX_SHIFT, endpoint=True))
     flip = bool(rng.random() < 0.5)
     corner = (float(rng.random()), float(rng.random()))
-    return _video(dive, settings, shift=shift, flip=flip, corner=corner)
+    rows = _sample(dive.clip, preprocessing, shift)
+    if len(set(dive.info.frame_labels[rows].tolist())) < 2:
+        # A moved end may cut off the last stage of a very short dive, which has then no transition
+        # left: such a dive keeps its end.
+        rows = _sample(dive.clip, preprocessing)
+    return _video(dive.clip, rows, preprocessing, flip=flip, corner=corner)
 
 
 def preprocess_frames(
     frames: UInt8[np.ndarray, "*frames"],
     masks: UInt8[np.ndarray, "*masks"],
-    settings: Preprocessing,
+    preprocessing: Preprocessing,
     *,
     flip: bool = False,
     left: int | None = None,
@@ -148,13 +152,13 @@ def preprocess_frames(
     Args:
       frames: uint8 [t, h, w, 3], RGB.
       masks: uint8 [t, h, w], grey.
-      settings: sizes; `settings.frames` is not used.
+      preprocessing: sizes; `preprocessing.frames` is not used.
       flip: mirror left and right, before the resize.
       left: first column of the crop in the resized image; None is the centre.
       top: first row of the crop in the resized image; None is the centre.
 
     Returns:
-      The frames, uint8 [t, s, s, 3], and the masks, uint8 [t, s, s], s = `settings.frame_size`.
+      The frames, uint8 [t, s, s, 3], and the masks, uint8 [t, s, s]; s is the frame size.
 
     Raises:
       ValueError: the shapes disagree, or the crop leaves the resized image.
@@ -164,8 +168,8 @@ def preprocess_frames(
             "expected frames [t, h, w, 3] and masks [t, h, w] of one size, got "
             f"{frames.shape} and {masks.shape}"
         )
-    width, height = settings.resized_size(frames.shape[2], frames.shape[1])
-    size = settings.frame_size
+    width, height = preprocessing.resized_size(frames.shape[2], frames.shape[1])
+    size = preprocessing.frame_size
     left = (width - size) // 2 if left is None else left
     top = (height - size) // 2 if top is None else top
     if not (0 <= left <= width - size and 0 <= top <= height - size):
@@ -173,7 +177,7 @@ def preprocess_frames(
             f"a crop of {size} x {size} at left {left}, top {top} leaves the resized image: "
             f"expected left of 0..{width - size} and top of 0..{height - size}"
         )
-    cut = _Cut(settings.resize, flip, (width - size - left) if flip else left, top, size)
+    cut = Cut(preprocessing.resize, flip, (width - size - left) if flip else left, top, size)
     return (
         cut.mirrored(np.stack([cut(Image.fromarray(frame)) for frame in frames])),
         cut.mirrored(np.stack([cut(Image.fromarray(mask)) for mask in masks])),
@@ -199,155 +203,99 @@ def scale_mask(mask: UInt8[Any, "*batch"]) -> Float32[Any, "*batch"]:
     return mask.astype(np.float32) / np.float32(255)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Cut:
-    """Resize, crop and flip, the same for all images of a clip.
-
-    The reference flips first. The flip commutes with the resize (see `resizing`), and last it has
-    the fewest pixels to move; `left` is therefore that of the image before the flip.
-    """
-
-    resize: Resize
-    flip: bool
-    left: int
-    top: int
-    size: int
-
-    def __call__(self, image: Image.Image) -> np.ndarray:
-        """Resizes and crops an image."""
-        pixels = self.resize.rows(image, self.top, self.top + self.size)
-        return pixels[:, self.left : self.left + self.size]
-
-    def crop(self, images: np.ndarray) -> np.ndarray:
-        """Crops resized images uint8 [n, h, w, ...]; a view."""
-        rows = images[:, self.top : self.top + self.size]
-        return rows[:, :, self.left : self.left + self.size]
-
-    def mirrored(self, images: np.ndarray) -> np.ndarray:
-        """Flips cropped images uint8 [n, h, w, ...], if this clip is."""
-        if not self.flip:
-            return images
-        turned = images[:, :, ::-1]
-        if turned.ndim == 3:
-            return turned
-        # NumPy copies groups of three bytes backwards six times as slowly as single ones.
-        return np.stack([turned[..., channel] for channel in range(turned.shape[3])], axis=-1)
+def _sample(clip: Clip, preprocessing: Preprocessing, shift: int = 0) -> np.ndarray:
+    clip.check()
+    try:
+        return sampling.sample_frames(
+            clip.frame_numbers, preprocessing.frames, shift=shift, timed=clip.timed
+        )
+    except ValueError as error:
+        raise ValueError(f"dive {clip.key}: {error}") from error
 
 
 def _video(
-    dive: Dive | ResizedDive,
-    settings: Preprocessing,
+    clip: Clip,
+    rows: np.ndarray,
+    preprocessing: Preprocessing,
     *,
-    shift: int,
     flip: bool,
     corner: tuple[float, float] | None,
 ) -> Video:
-    """Decodes and prepares a dive; `corner` is the crop's place in 0..1, None the centre."""
-    info = dive.info
-    lengths = (len(info.frame_numbers), len(info.frame_labels), len(dive.frames), len(dive.masks))
-    if len(set(lengths)) != 1:
-        raise ValueError(
-            f"dive {info.key} has {lengths[0]} frame numbers, {lengths[1]} labels, {lengths[2]} "
-            f"frames and {lengths[3]} masks, expected one of each a frame: build the data set again"
-        )
-    try:
-        rows = sampling.sample_frames(info.frame_numbers, settings.frames, shift=shift)
-        if len(set(info.frame_labels[rows].tolist())) < 2:
-            # A moved end may cut off the last stage of a very short dive, which has then no
-            # transition left: such a dive keeps its end.
-            rows = sampling.sample_frames(info.frame_numbers, settings.frames)
-        transitions = sampling.label_transitions(info.frame_labels[rows])
-    except ValueError as error:
-        raise ValueError(f"dive {info.key}: {error}") from error
-    prepare = _prepare_resized if isinstance(dive, ResizedDive) else _prepare_encoded
-    frames, masks = prepare(dive, rows, settings, flip, corner)
-    return Video(frames, masks, transitions)
+    """Prepares some frames of a clip; `corner` is the crop's place in 0..1, None the centre."""
+    prepare = _prepare_encoded if clip.resize is None else _prepare_resized
+    frames, mask = prepare(clip, rows, preprocessing, flip, corner)
+    return Video(frames, mask, rows)
 
 
 def _prepare_encoded(
-    dive: Dive,
+    clip: Clip,
     rows: np.ndarray,
-    settings: Preprocessing,
+    preprocessing: Preprocessing,
     flip: bool,
     corner: tuple[float, float] | None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Decodes, resizes and cuts the frames and masks of `rows`."""
     # Each distinct frame is decoded once; a short dive repeats the prepared pixels.
     distinct, repeats = np.unique(rows, return_inverse=True)
+    kinds = ("frame",) if clip.masks is None else ("frame", "mask")
     cut = None
-    frames, masks = [], []
+    prepared: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
     for row in distinct.tolist():
-        frame = _decode(dive, row, "frame")
-        mask = _decode(dive, row, "mask")
+        images = {kind: clip.decode(row, kind) for kind in kinds}
         if cut is None:
-            size = frame.size
-            cut = _cut(dive, size, settings, flip, corner)
-        for kind, image in (("frame", frame), ("mask", mask)):
+            size = images["frame"].size
+            cut = _cut(clip, size, preprocessing, flip, corner)
+        for kind, image in images.items():
             if image.size != size:
                 raise ValueError(
-                    f"dive {dive.info.key}: {kind} {dive.info.frame_numbers[row]:05d} is "
+                    f"dive {clip.key}: {kind} {clip.frame_numbers[row]:05d} is "
                     f"{image.size[0]} x {image.size[1]}, expected {size[0]} x {size[1]} like the "
                     "dive's first frame"
                 )
-        frames.append(cut(frame))
-        masks.append(cut(mask))
+            prepared[kind].append(cut(image))
     assert cut is not None, "at least two frames are sampled"
-    return cut.mirrored(np.stack(frames)[repeats]), cut.mirrored(np.stack(masks)[repeats])
+    frames, masks = (
+        cut.mirrored(np.stack(prepared[kind])[repeats]) if kind in prepared else None
+        for kind in ("frame", "mask")
+    )
+    return frames, masks
 
 
 def _prepare_resized(
-    dive: ResizedDive,
+    clip: Clip,
     rows: np.ndarray,
-    settings: Preprocessing,
+    preprocessing: Preprocessing,
     flip: bool,
     corner: tuple[float, float] | None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Cuts the frames and masks of `rows` out of stored ones; nothing is left to resize."""
-    if dive.resize != settings.resize:
+    if clip.resize != preprocessing.resize:
         raise ValueError(
-            f"dive {dive.info.key} was stored resized to {dive.resize}, expected "
-            f"{settings.resize}: open the data set with the settings that it is read with"
+            f"dive {clip.key} was stored resized to {clip.resize}, expected "
+            f"{preprocessing.resize}: open the data set with the preprocessing it is read with"
         )
-    cut = _cut(dive, (dive.frames.shape[2], dive.frames.shape[1]), settings, flip, corner)
-    return (
-        cut.mirrored(cut.crop(dive.frames)[rows]),
-        cut.mirrored(cut.crop(dive.masks)[rows]),
-    )
+    cut = _cut(clip, (clip.frames.shape[2], clip.frames.shape[1]), preprocessing, flip, corner)
+    frames = cut.mirrored(cut.crop(clip.frames)[rows])
+    return frames, None if clip.masks is None else cut.mirrored(cut.crop(clip.masks)[rows])
 
 
 def _cut(
-    dive: Dive | ResizedDive,
+    clip: Clip,
     size: tuple[int, int],
-    settings: Preprocessing,
+    preprocessing: Preprocessing,
     flip: bool,
     corner: tuple[float, float] | None,
-) -> _Cut:
+) -> Cut:
     """Places the crop for images of `size` (width, height)."""
     try:
-        width, height = settings.resized_size(*size)
+        width, height = preprocessing.resized_size(*size)
     except ValueError as error:
-        raise ValueError(f"dive {dive.info.key}: {error}") from error
-    free = (width - settings.frame_size, height - settings.frame_size)
+        raise ValueError(f"dive {clip.key}: {error}") from error
+    free = (width - preprocessing.frame_size, height - preprocessing.frame_size)
     if corner is None:
         left, top = free[0] // 2, free[1] // 2
     else:  # every place from 0 to `free` alike
         left, top = int(corner[0] * (free[0] + 1)), int(corner[1] * (free[1] + 1))
-    return _Cut(settings.resize, flip, free[0] - left if flip else left, top, settings.frame_size)
-
-
-def _decode(dive: Dive, row: int, kind: str) -> Image.Image:
-    """Decodes frame (RGB) or mask (one grey channel) number `row` of the dive."""
-    data = (dive.frames if kind == "frame" else dive.masks)[row]
-    mode = "RGB" if kind == "frame" else "L"
-    try:
-        # No draft mode: it lets the JPEG decoder shrink the image, which changes the pixels.
-        image = Image.open(io.BytesIO(data))
-        image.load()
-    except (OSError, SyntaxError) as error:  # what PIL raises for broken files
-        # PIL's own text for the first case holds the address of a buffer.
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
-        raise ValueError(
-            f"dive {dive.info.key}: {kind} {dive.info.frame_numbers[row]:05d} cannot be decoded "
-            f"({reason}), expected an intact JPEG: build the data set again from an intact release"
-        ) from error
-    return image if image.mode == mode else image.convert(mode)
+    return Cut(
+        preprocessing.resize, flip, free[0] - left if flip else left, top, preprocessing.frame_size
+    )

@@ -1,4 +1,6 @@
-"""The resize before the crop: one rule for the pipeline and for the builder that stores its result.
+"""What is done to every image of a clip: one resize, a crop, a flip.
+
+The resize is one rule for the pipeline and for the builder that stores its result.
 
 Nothing random comes before it but the flip, which commutes with it: PIL's filter weighs a column
 and its mirror image alike. So frames may be stored resized, unflipped and uncropped, and the
@@ -61,3 +63,38 @@ class Resize:
         if self.width is None:
             return f"height {self.height}, aspect kept"
         return f"{self.width} x {self.height}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """Resize, crop and flip, the same for all images of a clip.
+
+    The reference flips first. The flip commutes with the resize, and last it has the fewest pixels
+    to move; `left` is therefore that of the image before the flip.
+    """
+
+    resize: Resize
+    flip: bool
+    left: int
+    top: int
+    size: int
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """Resizes and crops an image."""
+        pixels = self.resize.rows(image, self.top, self.top + self.size)
+        return pixels[:, self.left : self.left + self.size]
+
+    def crop(self, images: np.ndarray) -> np.ndarray:
+        """Crops resized images uint8 [n, h, w, ...]; a view."""
+        rows = images[:, self.top : self.top + self.size]
+        return rows[:, :, self.left : self.left + self.size]
+
+    def mirrored(self, images: np.ndarray) -> np.ndarray:
+        """Flips cropped images uint8 [n, h, w, ...], if this clip is."""
+        if not self.flip:
+            return images
+        turned = images[:, :, ::-1]
+        if turned.ndim == 3:
+            return turned
+        # NumPy copies groups of three bytes backwards six times as slowly as single ones.
+        return np.stack([turned[..., channel] for channel in range(turned.shape[3])], axis=-1)

@@ -7,7 +7,7 @@ from jaxtyping import Int32, Int64
 
 
 def sample_frames(
-    frame_numbers: Int64[np.ndarray, " n"], frames: int, *, shift: int = 0
+    frame_numbers: Int64[np.ndarray, " n"], frames: int, *, shift: int = 0, timed: bool = False
 ) -> Int64[np.ndarray, " t"]:
     """Returns the rows of the frames nearest below evenly spaced frame numbers.
 
@@ -15,9 +15,10 @@ def sample_frames(
     than asked for repeats some.
 
     Args:
-      frame_numbers: int64 [n], ascending and consecutive.
+      frame_numbers: int64 [n], ascending and consecutive, or ascending times.
       frames: how many frames to sample.
       shift: added to the last frame number, 0 or less; it never passes the first one.
+      timed: whether the numbers are times. At any time the frame is the last one that has come.
 
     Returns:
       int64 [frames], rows of `frame_numbers`, ascending.
@@ -30,6 +31,8 @@ def sample_frames(
     first = int(frame_numbers[0])
     last = max(first, int(frame_numbers[-1]) + shift)
     sampled = np.linspace(first, last, frames).astype(np.int64)
+    if timed:
+        return np.searchsorted(frame_numbers, sampled, side="right").astype(np.int64) - 1
     rows = np.searchsorted(frame_numbers, sampled)
     missing = sampled[frame_numbers[rows] != sampled]
     if len(missing):

@@ -9,14 +9,13 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ml_collections
 import numpy as np
 
 from finecausal_jax.interop import workdirs
 from finecausal_jax.interop.adam import adam_to_pytorch, find_moments
 from finecausal_jax.interop.checkpoint_files import CONFIG_FORMAT, PROGRESS, read_config_beside
-from finecausal_jax.interop.conversion import flattened, model_from_json
-from finecausal_jax.interop.expected import expected_tensors, flat_leaves, full_size
+from finecausal_jax.interop.conversion import flattened
+from finecausal_jax.interop.expected import expected_tensors, flat_leaves
 from finecausal_jax.interop.order import CAUSAL_MODULES, OPTIMIZER_GROUPS
 from finecausal_jax.interop.pytorch import State, WeightsError, to_pytorch
 from finecausal_jax.models.finecausal import FineCausal
@@ -52,29 +51,6 @@ class Export:
     unknown: list[str]
     defaults: list[str]
     optimizer_groups: bool
-
-
-def model_of(
-    workdir: str | pathlib.Path, config: ml_collections.ConfigDict | None = None
-) -> FineCausal:
-    """The FineCausal of a workdir.
-
-    Args:
-      workdir: the folder of a run or of a conversion.
-      config: the run's config; None takes the one that the run left in its workdir, or for a
-        conversion without one the arguments noted there, or else the full-size network.
-    """
-    from finecausal_jax import settings
-
-    saved = pathlib.Path(workdir) / "config.json"
-    if config is None and saved.is_file():
-        config = ml_collections.ConfigDict(json.loads(saved.read_text()))
-    if config is not None:
-        return settings.make_model(config)
-    arguments = workdirs.read_origin(workdir).get("model")
-    if not arguments:
-        return full_size()
-    return model_from_json(arguments, str(saved.with_name(workdirs.ORIGIN_FILE)))
 
 
 def read_checkpoint(
@@ -171,9 +147,10 @@ def write_pytorch(
             for module, numbers in zip(modules, groups, strict=True)
         ]
     blob["optimizer"] = optimizer
-    # NumPy scalars where there is a fraction, as in released files.
+    # Released files hold NumPy scalars here, which `torch.load` refuses unless told otherwise.
+    # Python's numbers serve the reference as well and load everywhere.
     blob |= {
-        name: np.float64(value) if isinstance(value, float) else value
+        name: value.item() if isinstance(value, np.generic) else value
         for name, value in export.progress.items()
     }
     # The reference saves the segmenter last.

@@ -15,6 +15,7 @@ from finecausal_jax.interop import names
 from finecausal_jax.interop.checkpoint_files import KINETICS
 from finecausal_jax.interop.conversion import Converted, model_to_json
 from finecausal_jax.interop.order import MODULES
+from finecausal_jax.runtime.console import add_columns, make_console
 
 
 def print_conversion(converted: Converted, console: Console | None = None) -> None:
@@ -24,13 +25,12 @@ def print_conversion(converted: Converted, console: Console | None = None) -> No
       converted: from `conversion.convert_file`.
       console: where to; the terminal where None.
     """
-    console = console or Console()
+    console = console or make_console()
     rows = count_by_module(converted)
     source = converted.source
     table = Table(title=Text(f"{source.path.name}: {source.kind}"))  # a name may hold brackets
-    table.add_column("module")
-    for title in ("mapped", "values", "dropped", "fresh", "fresh values"):
-        table.add_column(title, justify="right")
+    add_columns(table, ["module"])
+    add_columns(table, _COLUMNS, justify="right")
     for module, row in rows.items():
         table.add_row(module, *(f"{row[name]:,}" if row[name] else "-" for name in _COLUMNS))
     total = {name: sum(row[name] for row in rows.values()) for name in _COLUMNS}

@@ -1,41 +1,17 @@
 """The causal intervention: graph attention between original and mask-weighted window features."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import jraph
-import numpy as np
 from jaxtyping import Array, Float
 
+from finecausal_jax.models.causal_graph import NODE_KINDS, MessageGraph
 from finecausal_jax.models.initial_values import Layer, glorot_uniform
 from finecausal_jax.models.layers import Dense, LayerNorm, add_bias
-
-# Kinds of node, in the order in which the graph lists them.
-NODE_KINDS = ("query original", "exemplar original", "query fused", "exemplar fused")
-
-
-def complete_graph(nodes: int) -> jraph.GraphsTuple:
-    """All ordered pairs of distinct nodes, as a graph without features.
-
-    Args:
-      nodes: number of nodes.
-
-    Returns:
-      A graph of `nodes * (nodes - 1)` edges whose arrays are NumPy constants; put node features in
-      with `_replace(nodes=...)`.
-    """
-    target, source = np.nonzero(~np.eye(nodes, dtype=bool))
-    return jraph.GraphsTuple(
-        nodes=None,
-        edges=None,
-        senders=source.astype(np.int32),
-        receivers=target.astype(np.int32),
-        globals=None,
-        n_node=np.array([nodes], np.int32),
-        n_edge=np.array([source.size], np.int32),
-    )
 
 
 class GATv2(Layer):
@@ -59,16 +35,16 @@ class GATv2(Layer):
     @nn.compact
     def __call__(
         self, graph: jraph.GraphsTuple, *, train: bool
-    ) -> tuple[jraph.GraphsTuple, Float[Array, "head n n"]]:
+    ) -> tuple[jraph.GraphsTuple, Float[Array, "head e"]]:
         """Applies the layer.
 
         Args:
-          graph: nodes [n, d], and edges by senders and receivers.
+          graph: nodes [n, d], and e edges by senders and receivers.
           train: whether dropout is on.
 
         Returns:
-          The graph with nodes [n, heads * features], and the weights before dropout as a matrix
-          [head, target, source], zero where there is no edge.
+          The graph with nodes [n, heads * features], and the weights of its edges before dropout,
+          [head, e] in the order of the graph. A node that no edge leads to gets the bias alone.
         """
         n, width = graph.nodes.shape[0], self.heads * self.features
 
@@ -89,9 +65,7 @@ class GATv2(Layer):
         # In float32: a segment sum adds one edge at a time and would round as often.
         messages = sent.astype(jnp.float32) * dropped[..., None]
         mixed = jraph.segment_sum(messages, graph.receivers, num_segments=n).astype(self.dtype)
-        matrix = jnp.zeros((self.heads, n, n), jnp.float32)
-        matrix = matrix.at[:, graph.receivers, graph.senders].set(weights.T)
-        return graph._replace(nodes=add_bias(mixed.reshape(n, width), bias)), matrix
+        return graph._replace(nodes=add_bias(mixed.reshape(n, width), bias)), weights.T
 
 
 class CausalIntervention(Layer):
@@ -110,8 +84,8 @@ class CausalIntervention(Layer):
     @nn.compact
     def __call__(
         self, graph: jraph.GraphsTuple, train: bool
-    ) -> tuple[Float[Array, "n d"], Float[Array, "head n n"], Float[Array, "head n n"]]:
-        """Returns corrected nodes [n, d] and both layers' weights [head, target, source]."""
+    ) -> tuple[Float[Array, "n d"], Float[Array, "head e"], Float[Array, "head e"]]:
+        """Returns corrected nodes [n, d] and both layers' weights of the edges, [head, e]."""
         nodes = graph.nodes
         d = nodes.shape[-1]
         # Hidden widths follow the input's: 1024 -> 4 x 512, then 2048 -> 4 x 256.
@@ -138,3 +112,37 @@ BatchedIntervention = nn.vmap(
     variable_axes={"params": None},
     split_rngs={"params": False, "dropout": True},
 )
+
+
+def correct_windows(
+    intervention: Callable[[jraph.GraphsTuple], tuple[Array, Array, Array]],
+    graph: MessageGraph,
+    original: Float[Array, "v n d"],
+    fused: Float[Array, "v n d"],
+    *,
+    graphs: int,
+) -> tuple[Float[Array, "v n d"], Float[Array, "g head e"], Float[Array, "g head e"]]:
+    """Lays windows out as nodes, passes messages and reads the corrected windows.
+
+    Args:
+      intervention: a bound `BatchedIntervention`.
+      graph: the nodes and edges of each graph.
+      original: window features of b queries, then b exemplars.
+      fused: the same, weighted by the mask features.
+      graphs: how many graphs the pairs are dealt out to, in order; it divides b.
+
+    Returns:
+      Corrected windows of the queries, then of the exemplars, and the weights of both layers.
+    """
+    v, n, d = original.shape
+    halves = [half for feature in (original, fused) for half in jnp.split(feature, 2)]
+    by_kind = dict(zip(NODE_KINDS, halves, strict=True))
+    kinds, nodes = len(graph.kinds), v // 2 // graphs * n
+    # Node order inside a graph: kind, sample, window.
+    x = jnp.stack([by_kind[kind] for kind in graph.kinds])  # [kind, b, n, d]
+    x = x.reshape(kinds, graphs, nodes, d).swapaxes(0, 1).reshape(graphs, kinds * nodes, d)
+    edges = graph.connect(windows=n, samples=nodes // n)
+    out, weights1, weights2 = intervention(edges._replace(nodes=x))
+    out = out.reshape(graphs, kinds, nodes, d)
+    read = [out[:, graph.kinds.index(kind)].reshape(v // 2, n, d) for kind in graph.read]
+    return jnp.concatenate(read), weights1, weights2

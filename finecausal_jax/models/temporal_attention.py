@@ -1,17 +1,18 @@
-"""Temporal causal attention: earlier stages may influence later ones, never the reverse."""
+"""Temporal attention: causal by default, so that earlier stages influence later ones alone."""
 
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from finecausal_jax.models.layers import Dense, LayerNorm
 
 
 class CausalSelfAttention(nn.Module):
-    """Single-head self-attention over the stages under a lower-triangular mask.
+    """Single-head self-attention over the stages under a mask.
 
     Attributes:
       dropout: rate on the attention weights.
@@ -23,7 +24,7 @@ class CausalSelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "v s d"], *, train: bool
+        self, x: Float[Array, "v s d"], allowed: Bool[np.ndarray, "s s"], *, train: bool
     ) -> tuple[Float[Array, "v s d"], Float[Array, "v head s s"]]:
         def project(name: str, y: Array) -> Array:
             return Dense(x.shape[-1], dtype=self.dtype, name=f"{name}_projection")(y)
@@ -31,9 +32,7 @@ class CausalSelfAttention(nn.Module):
         query, key, value = (project(name, x) for name in ("query", "key", "value"))
         logits = jnp.einsum("vqd,vkd->vqk", query, key, preferred_element_type=jnp.float32)
         logits = logits * x.shape[-1] ** -0.5
-        stages = x.shape[1]
-        allowed = jnp.tril(jnp.ones((1, stages, stages), bool))
-        weights = jax.nn.softmax(jnp.where(allowed, logits, -jnp.inf), axis=-1)
+        weights = jax.nn.softmax(jnp.where(allowed[None], logits, -jnp.inf), axis=-1)
         dropped = nn.Dropout(self.dropout, deterministic=not train)(weights)
         mixed = jnp.einsum("vqk,vkd->vqd", dropped.astype(self.dtype), value)
         return project("out", mixed), weights[:, None]
@@ -48,14 +47,14 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "v s d"], *, train: bool
+        self, x: Float[Array, "v s d"], allowed: Bool[np.ndarray, "s s"], *, train: bool
     ) -> tuple[Float[Array, "v s d"], Float[Array, "v head s s"]]:
         def drop(y: Array) -> Array:
             return nn.Dropout(self.dropout, deterministic=not train)(y)
 
         width = x.shape[-1]
         attention = CausalSelfAttention(self.attention_dropout, self.dtype, name="attention")
-        mixed, weights = attention(x, train=train)
+        mixed, weights = attention(x, allowed, train=train)
         x = LayerNorm(self.dtype, name="norm1")(x + drop(mixed))
         # Named as in released checkpoints, where these linear layers are convolutions of size 1.
         y = drop(
@@ -82,12 +81,13 @@ class TemporalCausalAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, stages: Float[Array, "v s d"], *, train: bool
+        self, stages: Float[Array, "v s d"], allowed: Bool[np.ndarray, "s s"], *, train: bool
     ) -> tuple[Float[Array, "v s d"], Float[Array, "v layer head s s"]]:
-        """Lets each stage attend to itself and to earlier ones.
+        """Lets each stage attend to the stages that it may.
 
         Args:
           stages: one vector a stage [v, 3, 64], in the order of time.
+          allowed: whether a stage attends to another, [to, from]; from `causal_graph.stage_edges`.
           train: whether dropout is on (key collection "dropout").
 
         Returns:
@@ -98,7 +98,7 @@ class TemporalCausalAttention(nn.Module):
             layer = EncoderLayer(
                 self.attention_dropout, self.dropout, self.dtype, name=f"layer_{index}"
             )
-            x, weights = layer(x, train=train)
+            x, weights = layer(x, allowed, train=train)
             attention.append(weights)
         x = LayerNorm(self.dtype, name="norm")(x)
         return x.astype(jnp.float32), jnp.stack(attention, axis=1)

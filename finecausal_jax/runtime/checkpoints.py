@@ -97,9 +97,10 @@ class CheckpointStore:
             self._aside = self.folder.parent / ASIDE / str(step)
             self._aside.parent.mkdir(exist_ok=True)
             folder.rename(self._aside)
+            self._checkpointer.reload()  # or it would look for what it believes to be there still
         finite = {k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)}
         self._saving = self._checkpointer.save_checkpointables_async(
-            step, dict(items), metrics=finite or None, overwrite=True
+            step, dict(items), metrics=finite or None
         )
 
     def metrics(self, step: int) -> dict[str, float]:

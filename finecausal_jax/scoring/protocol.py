@@ -2,7 +2,7 @@
 
 The reference runs the whole network once a pair, so with 10 exemplars it encodes a query 10 times.
 The encoders see one video at a time, so here each video passes them once, and pairs are compared
-from the stored features (`encoding`). The result is the same.
+from the stored features (`features`). The result is the same.
 
 Work can be split by queries: `score_dives` of any rows gives the rows' results, and `summarize` of
 all results together gives the metrics. Encodings made elsewhere, such as stored features of the
@@ -12,22 +12,33 @@ training dives, are passed in as `encodings` and not made again.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
 from finecausal_jax.data import exemplars as exemplar_choice
-from finecausal_jax.data import pipeline, preprocessing
 from finecausal_jax.data.dives import DiveInfo
+from finecausal_jax.data.sources import Dives
 from finecausal_jax.scoring import baselines as baseline_predictors
-from finecausal_jax.scoring import encoding as encoder
 from finecausal_jax.scoring import metrics
-from finecausal_jax.scoring.encoding import Comparison, Encoding, Key
+from finecausal_jax.scoring.features import Comparison, Encoding, Key
 from finecausal_jax.scoring.metrics import MaskCounts
+from finecausal_jax.scoring.scorer import Scorer
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """Which exemplars a query meets.
+
+    Attributes:
+      exemplars: how many; fewer where its dive number has fewer training dives.
+      seed: fixes which.
+    """
+
+    exemplars: int = 10
+    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,25 +110,23 @@ class Evaluation:
 
 
 def evaluate(
-    model: Any,
-    variables: Any,
-    test_source: pipeline.Dives,
-    train_source: pipeline.Dives,
-    settings: preprocessing.Preprocessing,
+    scorer: Scorer,
+    queries: Dives,
+    exemplars: Dives,
+    choice: Choice,
     *,
     rows: Sequence[int] | None = None,
-    **options: Any,
+    encodings: Mapping[Key, Encoding] | None = None,
 ) -> Evaluation:
-    """Scores a test split and its baselines.
+    """Scores a split, and what predictors that see no pixel make of it.
 
     Args:
-      model: a `FineCausal`, or anything with its `apply` and `window_stride`, hashable.
-      variables: {"params": ..., "batch_stats": ...}.
-      test_source: the dives to score.
-      train_source: the dives to compare them with.
-      settings: sizes of a video; they must be the model's.
-      rows: rows of `test_source` to score; None for all.
-      **options: keyword arguments of `score_dives`.
+      scorer: what scores.
+      queries: the dives to score.
+      exemplars: the dives to compare them with.
+      choice: how many of them a query meets.
+      rows: rows of `queries` to score; None for all.
+      encodings: encodings at hand, by key; only the other videos are decoded and encoded.
 
     Returns:
       One result a dive, the metrics over them and those of the baselines over the same dives.
@@ -125,48 +134,28 @@ def evaluate(
     Raises:
       ValueError: as `score_dives`.
     """
-    dives = score_dives(model, variables, test_source, train_source, settings, rows=rows, **options)
-    infos = test_source.infos if rows is None else [test_source.infos[row] for row in rows]
+    dives = score_dives(scorer, queries, exemplars, choice, rows=rows, encodings=encodings)
+    infos = queries.infos if rows is None else [queries.infos[row] for row in rows]
     return Evaluation(
         dives=tuple(dives),
         metrics=summarize(dives),
-        baselines=baseline_predictors.evaluate(infos, train_source.infos),
+        baselines=baseline_predictors.evaluate(infos, exemplars.infos),
     )
 
 
 def score_dives(
-    model: Any,
-    variables: Any,
-    test_source: pipeline.Dives,
-    train_source: pipeline.Dives,
-    settings: preprocessing.Preprocessing,
+    scorer: Scorer,
+    queries: Dives,
+    exemplars: Dives,
+    choice: Choice,
     *,
     rows: Sequence[int] | None = None,
-    exemplars: int = 10,
-    seed: int = 0,
-    video_batch: int = 4,
-    pair_batch: int = 16,
-    workers: int = 0,
-    mask_threshold: float = metrics.LOGIT_THRESHOLD,
     encodings: Mapping[Key, Encoding] | None = None,
-    sharding: jax.sharding.Sharding | None = None,
-    progress: bool = True,
 ) -> list[DiveScore]:
     """Compares every query with its exemplars.
 
     Args:
-      model, variables, test_source, train_source, settings, rows: as for `evaluate`.
-      exemplars: exemplars a query; fewer where its dive number has fewer training dives.
-      seed: seed of their choice.
-      video_batch: videos encoded at once.
-      pair_batch: pairs compared at once. A model whose `graph_scope` is "batch" is given one pair
-        at a time, as in the reference: its pairs would see each other.
-      workers: processes that decode videos; 0 uses a thread of this process.
-      mask_threshold: logit from which a pixel counts as foreground.
-      encodings: encodings at hand, by key; only the other videos are decoded and encoded.
-      sharding: how batches are laid out on devices, such as `NamedSharding(mesh, P("data"))`; its
-        number of shards must divide both batch sizes. None leaves them to the default device.
-      progress: show progress bars where standard error is a terminal.
+      scorer, queries, exemplars, choice, rows, encodings: as for `evaluate`.
 
     Returns:
       One result a row, in the order of `rows`.
@@ -175,54 +164,35 @@ def score_dives(
       ValueError: there is nothing to score, a query has no exemplar, a dive cannot be decoded, or
         a prediction is not finite; the text names the dive.
     """
-    rows = range(len(test_source.infos)) if rows is None else rows
-    queries = [test_source.infos[row] for row in rows]
-    if not queries:
+    rows = range(len(queries.infos)) if rows is None else rows
+    infos = [queries.infos[row] for row in rows]
+    if not infos:
         raise ValueError("there are no dives to evaluate: the split or the list of rows is empty")
-    train = train_source.infos
+    known_dives = exemplars.infos
     chosen = [
-        exemplar_choice.evaluation_exemplars(query, train, count=exemplars, seed=seed)
-        for query in queries
+        exemplar_choice.evaluation_exemplars(
+            info, known_dives, count=choice.exemplars, seed=choice.seed
+        )
+        for info in infos
     ]
     known = dict(encodings or {})
-    encode = functools.partial(
-        encoder.encode_videos,
-        model,
-        variables,
-        settings=settings,
-        batch_size=video_batch,
-        workers=workers,
-        mask_threshold=mask_threshold,
-        sharding=sharding,
-        progress=progress,
-    )
-    missing = [row for row, query in zip(rows, queries, strict=True) if query.key not in known]
-    known |= encode(test_source, rows=missing, label="queries")
+    missing = [row for row, info in zip(rows, infos, strict=True) if info.key not in known]
+    known.update(scorer.encode(queries, missing, "queries"))
     needed = sorted({int(row) for picked in chosen for row in picked})
-    missing = [row for row in needed if train[row].key not in known]
-    known |= encode(train_source, rows=missing, label="exemplars")
+    missing = [row for row in needed if known_dives[row].key not in known]
+    known.update(scorer.encode(exemplars, missing, "exemplars"))
 
     pairs = [
-        (query.key, train[row].key)
-        for query, picked in zip(queries, chosen, strict=True)
+        (info.key, known_dives[row].key)
+        for info, picked in zip(infos, chosen, strict=True)
         for row in picked
     ]
-    if getattr(model, "graph_scope", "pair") == "batch":
-        pair_batch, sharding = 1, None  # one pair cannot be spread over devices
-    compared = encoder.compare_pairs(
-        model,
-        variables,
-        known,
-        pairs,
-        batch_size=pair_batch,
-        sharding=sharding,
-        progress=progress,
-    )
+    compared = scorer.compare(known, pairs)
     results, first = [], 0
-    for query, picked in zip(queries, chosen, strict=True):
+    for info, picked in zip(infos, chosen, strict=True):
         share = slice(first, first + len(picked))
         part = jax.tree.map(lambda values, share=share: values[share], compared)
-        results.append(_dive_score(query, [train[row] for row in picked], part, known))
+        results.append(_dive_score(info, [known_dives[row] for row in picked], part, known))
         first += len(picked)
     return results
 

@@ -1,6 +1,6 @@
 """An evaluation for people and programs: a terminal table, a JSON file and a scatter plot.
 
-Every form says what data was scored, because results on made data mean nothing next to the paper's.
+Every form says what data was scored: results on rendered data mean nothing next to the paper's.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 import math
 import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from finecausal_jax.models.finecausal import STAGES
+from finecausal_jax.runtime.console import add_columns, make_console
 from finecausal_jax.runtime.files import write_atomically
 from finecausal_jax.scoring.protocol import DiveScore, Evaluation
 
@@ -40,7 +41,7 @@ def print_table(evaluation: Evaluation, *, data_name: str, console: Console | No
       data_name: what was scored, such as "rendered data".
       console: where to print; None is standard output.
     """
-    (console or Console()).print(_tables(evaluation, data_name))
+    (console or make_console()).print(_tables(evaluation, data_name))
 
 
 def to_json(evaluation: Evaluation, *, data_name: str, step: int | None = None) -> dict[str, Any]:
@@ -100,24 +101,22 @@ def write_scatter(
     figure = Figure(figsize=(10, 5.2), dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)  # bound to this figure alone: no window, no global state
     left, right = figure.subplots(1, 2)
-    _scatter(
-        left,
+    scores = _Panel(
         [dive.score for dive in dives],
         [dive.predicted_score for dive in dives],
-        difficulty,
         title=f"Score: Spearman {_number(evaluation.metrics['spearman'])}",
         note=_baseline_note(evaluation, "spearman"),
         unit="score (points)",
     )
-    points = _scatter(
-        right,
+    execution = _Panel(
         [dive.completeness for dive in dives],
         [dive.predicted_completeness for dive in dives],
-        difficulty,
         title=f"Execution: Spearman {_number(evaluation.metrics['execution_spearman'])}",
         note=_baseline_note(evaluation, "execution_spearman"),
         unit="score / difficulty (points)",
     )
+    _scatter(left, scores, difficulty)
+    points = _scatter(right, execution, difficulty)
     bar = figure.colorbar(points, ax=[left, right], shrink=0.85, pad=0.02, label="difficulty")
     bar.outline.set_visible(False)
     bar.solids.set_alpha(1)  # the points' transparency would stripe the bar
@@ -132,17 +131,16 @@ def write_scatter(
 
 def _tables(evaluation: Evaluation, data_name: str) -> RenderableType:
     values = evaluation.metrics
-    scores = Table(box=box.SIMPLE_HEAD, title=f"Scores ({data_name})", title_justify="left")
-    scores.add_column("predictor")
-    for heading in ("Spearman", "execution Spearman", "R-l2 x100"):
-        scores.add_column(heading, justify="right")
+    scores = _table(f"Scores ({data_name})")
+    add_columns(scores, ["predictor"])
+    add_columns(scores, ("Spearman", "execution Spearman", "R-l2 x100"), justify="right")
     names = ("spearman", "execution_spearman", "r_l2_x100")
     scores.add_row("FineCausal", *(_number(values[name]) for name in names), style="bold")
     for baseline, numbers in evaluation.baselines.items():
         title = _BASELINE_TITLES.get(baseline, baseline)
         scores.add_row(title, *(_number(numbers[name]) for name in names), style="dim")
 
-    parts = Table(box=box.SIMPLE_HEAD, title="Stages and masks", title_justify="left")
+    parts = _table("Stages and masks")
     columns = {
         "tIoU 0.5": "tiou_50",
         "tIoU 0.75": "tiou_75",
@@ -152,17 +150,13 @@ def _tables(evaluation: Evaluation, data_name: str) -> RenderableType:
         "accuracy": "mask_accuracy",
         "recall": "mask_recall",
     }
-    for heading in columns:
-        parts.add_column(heading, justify="right")
+    add_columns(parts, list(columns), justify="right")
     parts.add_row(*(_number(values[name]) for name in columns.values()))
 
     worst = sorted(evaluation.dives, key=_error, reverse=True)[:_LARGEST_ERRORS]
-    errors = Table(
-        box=box.SIMPLE_HEAD, title="Largest errors", title_justify="left", padding=(0, 1, 0, 0)
-    )
-    for heading in ("dive", "diff.", "true", "predicted", *STAGES):
-        errors.add_column(heading, justify="right", min_width=max(len(heading), 5))
-    errors.add_column("which", no_wrap=True, overflow="ellipsis")
+    errors = _table("Largest errors")
+    add_columns(errors, ("dive", "diff.", "true", "predicted", *STAGES), justify="right")
+    add_columns(errors, ["which"])
     for dive in worst:
         stages = np.mean(dive.stage_deltas, axis=0)
         errors.add_row(
@@ -171,8 +165,7 @@ def _tables(evaluation: Evaluation, data_name: str) -> RenderableType:
             f"{dive.score:.2f}",
             f"{dive.predicted_score:.2f}",
             *(f"{stage:+.2f}" for stage in stages),
-            # The index first: a narrow terminal cuts the end. As Text: names may hold brackets,
-            # which are markup otherwise.
+            # As Text: names may hold brackets, which are markup otherwise.
             Text(f"{dive.key[1]} of {dive.key[0]}"),
         )
     note = Text(
@@ -183,17 +176,23 @@ def _tables(evaluation: Evaluation, data_name: str) -> RenderableType:
     return Group(scores, parts, errors, note)
 
 
-def _scatter(
-    axes: Any,
-    truth: list[float],
-    prediction: list[float],
-    difficulty: np.ndarray,
-    *,
-    title: str,
-    note: str,
-    unit: str,
-) -> Any:
-    """Draws one panel with equal axes; returns the points."""
+def _table(title: str) -> Table:
+    return Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 1, 0, 0))
+
+
+class _Panel(NamedTuple):
+    """One scatter plot."""
+
+    truth: list[float]
+    prediction: list[float]
+    title: str
+    note: str
+    unit: str
+
+
+def _scatter(axes: Any, panel: _Panel, difficulty: np.ndarray) -> Any:
+    """Draws a panel with equal axes; returns the points."""
+    truth, prediction, title, note, unit = panel
     low, high = min(*truth, *prediction), max(*truth, *prediction)
     margin = 0.04 * (high - low) or 1.0
     limits = (low - margin, high + margin)

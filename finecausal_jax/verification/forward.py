@@ -81,8 +81,31 @@ def tensors(name: str, case: Mapping[str, Any], out: Outputs) -> Iterator[Check]
             yield checks.compare(name, tensor, logits[_SAMPLED], want)
         elif tensor == "transitions":
             yield checks.exact(name, tensor, out.transitions, want)
+        elif tensor.startswith("spatial_attention"):
+            yield checks.compare(name, tensor, attention_matrix(out, tensor), want)
         else:
             yield checks.compare(name, tensor, getattr(out, tensor, None), want)
+
+
+def attention_matrix(out: Outputs, layer: str) -> np.ndarray | None:
+    """The weights of one graph's edges as the cases hold them, zero where there is no edge.
+
+    Args:
+      out: of pairs that share one graph.
+      layer: "spatial_attention_layer1" or "spatial_attention_layer2".
+
+    Returns:
+      [head, target node, source node], float32; None where there is no graph.
+    """
+    if out.graph is None:
+        return None
+    (weights,) = np.asarray(getattr(out, layer))  # [head, e]
+    v, windows, _ = out.causal_feature.shape
+    edges = out.graph.connect(windows, samples=v // 2)
+    (nodes,) = edges.n_node
+    matrix = np.zeros((len(weights), nodes, nodes), weights.dtype)
+    matrix[:, edges.receivers, edges.senders] = weights
+    return matrix
 
 
 def segmentation(name: str, case: Mapping[str, Any], counts: Any) -> Iterator[Check]:

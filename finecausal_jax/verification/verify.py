@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
+from finecausal_jax.runtime.progress import progress, say
 from finecausal_jax.verification import forward, parts, training
 from finecausal_jax.verification.checks import Check
 from finecausal_jax.verification.reference import Reference
@@ -35,7 +36,7 @@ def verify(
     folder: str | pathlib.Path,
     cases: Sequence[str] = (),
     *,
-    report: Callable[[str], None] = print,
+    report: Callable[[str], None] = say,
     only_misses: bool = False,
 ) -> list[Check]:
     """Checks the port against recorded cases, at full size.
@@ -62,18 +63,22 @@ def verify(
             f"{folder}: no case {', '.join(unknown)}; it has {', '.join(reference.cases)}"
         )
     results: list[Check] = []
-    for name in [name for name in reference.cases if not cases or name in cases]:
-        report(f"{name}: {_SLOW.get(name, 'running')}")
-        start = time.monotonic()
-        # TF32 and bfloat16 products would miss every limit.
-        with jax.default_matmul_precision("highest"):
+    names = [name for name in reference.cases if not cases or name in cases]
+    with progress(len(names), "verifying", "cases") as shown:
+        for name in names:
+            report(f"{name}: {_SLOW.get(name, 'running')}")
+            shown.note(name)
+            start = time.monotonic()
             checks = []
-            for check in _RUNNERS[name](reference):
-                checks.append(check)
-                if not (only_misses and check.passed):
-                    report(str(check))
-        missed = sum(not check.passed for check in checks)
-        seconds = time.monotonic() - start
-        report(f"{name}: {len(checks) - missed} of {len(checks)} within limits, {seconds:.1f} s")
-        results += checks
+            # TF32 and bfloat16 products would miss every limit.
+            with jax.default_matmul_precision("highest"):
+                for check in _RUNNERS[name](reference):
+                    checks.append(check)
+                    if not (only_misses and check.passed):
+                        report(str(check))
+            missed = sum(not check.passed for check in checks)
+            took = f"{time.monotonic() - start:.1f} s"
+            report(f"{name}: {len(checks) - missed} of {len(checks)} within limits, {took}")
+            results += checks
+            shown.update()
     return results

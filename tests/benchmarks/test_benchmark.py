@@ -29,6 +29,7 @@ from finecausal_jax.data.dives import DiveSource
 from finecausal_jax.data.resizing import Resize
 from finecausal_jax.interop.expected import Expected
 from finecausal_jax.scoring import bank
+from finecausal_jax.settings import read
 from tfds_finecausal.building import build_dataset
 from tfds_finecausal.rendered import render_release
 
@@ -64,7 +65,7 @@ def bench(config, tmp_path, monkeypatch):
         settings = [name.split()[1] for name in fakes if name != "XLA"]
         run.saved, run.lines = saved, []
         found = throughput.run(
-            config,
+            read(config),
             sections,
             settings,
             rounds=rounds,
@@ -264,7 +265,7 @@ def test_a_missing_data_set_skips_the_pipeline(bench):
 
 def test_the_pipeline_is_timed_on_every_built_data_set(config, tmp_path):
     sizes = {"frames": (20, 21), "width": 48, "height": 32, "workers": 0, "progress": False}
-    release = render_release(tmp_path / "made", train_dives=3, test_dives=1, **sizes)
+    release = render_release(tmp_path / "rendered", train_dives=3, test_dives=1, **sizes)
     config.data.update(data_dir=str(tmp_path / "data"), frame_size=8, workers=0)
     config.data.update(frames=6, resize_width=10, resize_height=12)
     assert built_data_sets(config.to_dict()) == ()
@@ -273,7 +274,7 @@ def test_the_pipeline_is_timed_on_every_built_data_set(config, tmp_path):
     build_dataset(release, config.data.data_dir, resize=Resize(10, 12))
 
     options = {"rounds": 2, "device": "cpu", "save": lambda _: None, "report": lambda _: None}
-    found = throughput.run(config, ("pipeline",), (), **options)
+    found = throughput.run(read(config), ("pipeline",), (), **options)
     assert found["sections"]["pipeline"]["failures"] == {}
     entry = found["sections"]["pipeline"]["workers"]["XLA"]
     assert entry["pairs_a_run"] == 8
@@ -343,9 +344,9 @@ def test_options_that_cannot_run(changes, message):
         "device": "cpu",
         "has_torch": True,
     }
-    throughput.check_options(finediving_hm.get_config(), **options)
+    throughput.check_options(read(finediving_hm.get_config()), **options)
     with pytest.raises(ValueError, match=message):
-        throughput.check_options(finediving_hm.get_config(), **{**options, **changes})
+        throughput.check_options(read(finediving_hm.get_config()), **{**options, **changes})
 
 
 @pytest.mark.parametrize(
@@ -361,9 +362,9 @@ def test_options_that_cannot_run(changes, message):
 def test_sizes_that_cannot_be(name, value, least):
     config = finediving_hm.get_config()
     config.update_from_flattened_dict({name: value})
-    message = f"--config.{name} is {value}, expected at least {least}"
+    message = f"config.{name} is {value}, expected at least {least}"
     with pytest.raises(ValueError, match=message):
-        throughput.check_options(config, ["forward"], [], 1, "cpu", has_torch=False)
+        throughput.check_options(read(config), ["forward"], [], 1, "cpu", has_torch=False)
 
 
 @pytest.mark.parametrize(
@@ -380,19 +381,21 @@ def test_which_models_the_baseline_has(name, value, fits):
     config.update_from_flattened_dict({name: value})
     expected = contextlib.nullcontext() if fits else pytest.raises(ValueError, match="full size")
     with expected:
-        throughput.check_options(config, ["train"], ["reference"], 1, "cpu", has_torch=True)
+        throughput.check_options(read(config), ["train"], ["reference"], 1, "cpu", has_torch=True)
 
 
 def test_the_baseline_needs_the_full_size():
     with pytest.raises(ValueError, match="exists at full size only"):
         throughput.check_options(
-            demo.get_config(), ["forward"], ["reference"], 1, "cpu", has_torch=True
+            read(demo.get_config()), ["forward"], ["reference"], 1, "cpu", has_torch=True
         )
-    throughput.check_options(demo.get_config(), ["forward"], [], 1, "cpu", has_torch=False)
+    throughput.check_options(read(demo.get_config()), ["forward"], [], 1, "cpu", has_torch=False)
 
 
 def test_settings_are_the_baselines():
-    torch_baseline = pytest.importorskip("benchmarks.torch_baseline")
+    torch_baseline = pytest.importorskip(
+        "benchmarks.torch_baseline", reason="needs PyTorch, which is not installed"
+    )
     assert throughput.TORCH_SETTINGS == torch_baseline.SETTINGS
 
 
@@ -407,8 +410,8 @@ def test_a_task_travels_with_its_files(config, tmp_path, monkeypatch, whole):
             ("base_model", "num_batches_tracked"): Expected((), np.dtype("int64"), None),
         }
         monkeypatch.setattr("benchmarks.task.expected_tensors", lambda model: tensors)
-    write_weights(config, tmp_path)
-    write_inputs(config, 3, tmp_path)
+    write_weights(read(config), tmp_path)
+    write_inputs(read(config), 3, tmp_path)
     task = Task("forward", str(tmp_path), {"seed": 0}, 1, 2, 1, 0, 2, "cpu", 8)
     again = Task.from_json(task.to_json())
     assert again == task
@@ -425,7 +428,13 @@ def test_a_task_travels_with_its_files(config, tmp_path, monkeypatch, whole):
 def test_a_real_worker_on_a_small_network(config):
     saved = []
     found = throughput.run(
-        config, ("forward",), (), rounds=1, device="cpu", save=saved.append, report=saved.append
+        read(config),
+        ("forward",),
+        (),
+        rounds=1,
+        device="cpu",
+        save=saved.append,
+        report=saved.append,
     )
     assert found["sections"]["forward"]["failures"] == {}
     entry = found["sections"]["forward"]["workers"]["XLA"]
@@ -443,7 +452,7 @@ def test_the_full_size_baseline_agrees(section):
     config.evaluate.exemplars, config.evaluate.video_batch = 1, 1
     config.benchmark.warmup = 0
     found = throughput.run(
-        config, (section,), ("reference",), rounds=1, device="cpu", save=lambda _: None
+        read(config), (section,), ("reference",), rounds=1, device="cpu", save=lambda _: None
     )
     assert found["sections"][section]["failures"] == {}
     assert 0 < found["sections"][section]["disagreement"][REFERENCE] < 2e-4

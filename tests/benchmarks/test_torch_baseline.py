@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs PyTorch, which is not installed")
 
 from benchmarks import torch_baseline  # noqa: E402
 from benchmarks.results import LIMITS  # noqa: E402
@@ -20,6 +20,7 @@ from benchmarks.torch_baseline import (  # noqa: E402
     graph,
     losses,
     segmenter,
+    settings,
     stages,
     temporal_attention,
     training,
@@ -443,6 +444,12 @@ class TestModel:
                 assert parameter.is_contiguous(memory_format=torch.channels_last_3d), name
             if parameter.dim() == 4:
                 assert parameter.is_contiguous(memory_format=torch.channels_last), name
+
+    @pytest.mark.parametrize("device", ["cpu", "meta"])
+    def test_pools_are_hidden_from_the_compiler_on_a_cpu_alone(self, device):
+        pool = trunk.PaddedMaxPool((1, 3, 3), (1, 2, 2))
+        settings._hide_pools(torch.nn.Sequential(torch.nn.Linear(1, 1, device=device), pool))
+        assert pool.opaque == (device == "cpu")
 
 
 class TestCheckpoint:

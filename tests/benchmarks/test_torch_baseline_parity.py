@@ -16,7 +16,7 @@ import re
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs PyTorch, which is not installed")
 
 from benchmarks import torch_baseline  # noqa: E402
 from benchmarks.torch_baseline import losses, stages  # noqa: E402

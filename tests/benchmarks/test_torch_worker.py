@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="needs PyTorch, which is not installed")
 
 from benchmarks import throughput  # noqa: E402
 from benchmarks import torch_baseline as tb  # noqa: E402
 from benchmarks.task import Task, write_inputs, write_weights  # noqa: E402
 from benchmarks.torch_baseline.worker import TorchJob  # noqa: E402
 from configs import finediving_hm  # noqa: E402
+from finecausal_jax.settings import read  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Full-size weights and three videos."""
     path = tmp_path_factory.mktemp("benchmark")
-    write_weights(finediving_hm.get_config(), path)
-    write_inputs(finediving_hm.get_config(), 3, path)
+    write_weights(read(finediving_hm.get_config()), path)
+    write_inputs(read(finediving_hm.get_config()), 3, path)
     return path
 
 

@@ -14,6 +14,7 @@ from benchmarks import xla_worker
 from benchmarks.task import Task, write_inputs
 from configs import demo
 from finecausal_jax.lowering.convolution import convolve
+from finecausal_jax.settings import read
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def make_job(config, tmp_path, monkeypatch):
     monkeypatch.setattr(xla_worker.jax, "clear_caches", lambda: None)
 
     def make(section, device="cpu"):
-        write_inputs(config, 3, tmp_path)
+        write_inputs(read(config), 3, tmp_path)
         sizes = {"batch_size": 1, "exemplars": 2, "video_batch": 2, "matmul_size": 8}
         options = {"warmup": 0, "threads": 1, "device": device}
         plain = {**config.to_dict()}
@@ -44,6 +45,7 @@ class Mean:
     """A video's features are its mean, a delta is the difference of two times a variable."""
 
     window_stride = 4
+    graph_scope = "pair"
 
     def __init__(self):
         self.precisions = []
@@ -87,7 +89,7 @@ class Mean:
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 def test_a_forward_pass_is_compiled_timed_counted_and_checked(make_job, monkeypatch, device):
     model = Mean()
-    monkeypatch.setattr(xla_worker.settings, "make_model", lambda config: model)
+    monkeypatch.setattr(xla_worker.things, "make_model", lambda config: model)
     job = make_job("forward", device)
     report = job.prepare()
     frames = job.task.inputs()["frames"][:2]
@@ -107,7 +109,7 @@ def test_a_forward_pass_is_compiled_timed_counted_and_checked(make_job, monkeypa
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 def test_an_evaluation_is_checked_with_whole_products(make_job, monkeypatch, device):
     model = Mean()
-    monkeypatch.setattr(xla_worker.settings, "make_model", lambda config: model)
+    monkeypatch.setattr(xla_worker.things, "make_model", lambda config: model)
     job = make_job("evaluation", device)
     checks = job.prepare()["checks"]
     means = job.task.inputs()["frames"].mean((1, 2, 3, 4))

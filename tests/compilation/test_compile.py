@@ -18,6 +18,9 @@ from finecausal_jax.compilation import estimate, hardware, hlo, programs, report
 from finecausal_jax.data.preprocessing import normalize
 from finecausal_jax.models.finecausal import Features
 from finecausal_jax.runtime import provenance
+from finecausal_jax.runtime.layout import Layout, make_layout
+from finecausal_jax.settings import config as configs
+from finecausal_jax.settings import read, schema, things
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -51,7 +54,7 @@ def test_unknown_topologies_are_refused_and_the_known_listed(text, message):
 def test_without_the_compiler_the_extra_is_named(monkeypatch, name, extra):
     monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match=rf"pip install -e '\.\[{extra}\]'"):
-        hardware.make_mesh(hardware.parse_topology(name))
+        hardware.make_layout(hardware.parse_topology(name))
 
 
 COLLECTIVES_PROGRAM = """
@@ -264,12 +267,12 @@ def test_a_search_goes_on_from_what_was_compiled(tmp_path, monkeypatch, capsys):
 
     compiled = []
 
-    def compile_for(program, config, topology, mesh, batch_size):
+    def compile_for(program, parts, topology, batch_size):
         compiled.append(batch_size)
         return dataclasses.replace(made(batch_size, each=2**30), program=program)
 
     monkeypatch.setattr(hardware, "prepare_environment", lambda: None)
-    monkeypatch.setattr(hardware, "make_mesh", lambda topology: None)
+    monkeypatch.setattr(hardware, "make_layout", lambda topology: make_layout())
     monkeypatch.setattr(estimate, "estimate", compile_for)
     monkeypatch.setattr(provenance, "compiled_with", lambda: CODE)
     flags = types.SimpleNamespace(
@@ -280,7 +283,7 @@ def test_a_search_goes_on_from_what_was_compiled(tmp_path, monkeypatch, capsys):
         compiles=2,
         workdir=tmp_path,
     )
-    file = report.file_name(hardware.parse_topology("v5e:1x1"), "train", flags.config, 0)
+    file = report.file_name(hardware.parse_topology("v5e:1x1"), "train", "float32", "none", 0)
     assert compile_command.run(flags) == 0
     first = list(compiled)
     assert len(first) == 2 and "the search was cut short" in capsys.readouterr().out
@@ -304,33 +307,35 @@ def test_no_result_replaces_another(tmp_path):
     from configs import demo
 
     topology = hardware.parse_topology("v5e:2x4")
-    config, half, blocks = demo.get_config(), demo.get_config(), demo.get_config()
-    half.model.dtype, blocks.model.remat = "bfloat16", "blocks"
     names = [
-        report.file_name(topology, program, one, batch)
+        report.file_name(topology, program, *how, batch)
         for program in programs.PROGRAMS
-        for one in (config, half, blocks)
+        for how in (("float32", "none"), ("bfloat16", "none"), ("float32", "blocks"))
         for batch in (0, 8, 16)
     ]
     assert names[0] == "v5e_2x4_train_float32_none_largest.json"
     assert names[4] == "v5e_2x4_train_bfloat16_none_batch_8.json"
     assert len(set(names)) == len(names)
 
-    path = tmp_path / names[0]
-    assert report.earlier_estimates(path, config, CODE) == []  # nothing is there yet
+    path, config = tmp_path / names[0], demo.get_config()
+
+    def differences(saved):
+        return configs.differences(read(saved), read(config), schema.FIXED_ON_RESUME)
+
+    assert report.earlier_estimates(path, differences, CODE) == []  # nothing is there yet
     one = dataclasses.replace(
         made(2, each=2**30), collectives=(hlo.Collective("all-reduce", 2, 8),)
     )
     report.write_json([one], topology, config.to_dict(), path, made_with=CODE)
-    assert report.earlier_estimates(path, config, CODE) == [one]
+    assert report.earlier_estimates(path, differences, CODE) == [one]
     for other in ({"commit": "b"}, {"commit": "a-dirty"}, {"XLA_FLAGS": "--xla_x"}):
-        assert report.earlier_estimates(path, config, {**CODE, **other}) == []
+        assert report.earlier_estimates(path, differences, {**CODE, **other}) == []
     config.data.frame_size = 48
     with pytest.raises(ValueError, match="another config(.|\n)*data.frame_size: was .* is 48"):
-        report.earlier_estimates(path, config, CODE)
+        report.earlier_estimates(path, differences, CODE)
     path.write_text("[]")
     with pytest.raises(ValueError, match="expected results of `compile`"):
-        report.earlier_estimates(path, config, CODE)
+        report.earlier_estimates(path, differences, CODE)
 
 
 SMALL = (
@@ -416,6 +421,7 @@ class Brightness:
     """A model whose only feature is a video's mean and whose mask is all that is bright."""
 
     window_stride = 1
+    graph_scope = "pair"
 
     def apply(self, variables, *arguments, method):
         if method == "encode":
@@ -459,5 +465,6 @@ def test_a_batch_that_devices_cannot_share_is_refused():
     from configs import demo
 
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1] * 8), ("data",))  # only counted
+    parts = things.program_parts(read(demo.get_config()), Layout(mesh))
     with pytest.raises(ValueError, match="batch_size is 12, which 8 devices"):
-        programs.lower("train", demo.get_config(), mesh, 12)
+        programs.lower("train", parts, 12)

@@ -6,12 +6,12 @@ import collections
 
 import numpy as np
 import pytest
-from made_dives import made_info
+from synthetic_dives import make_info
 
 from finecausal_jax.data import exemplars, seeding
 
 NUMBERS = ["107b"] * 6 + ["5253b"] * 3 + ["301c"]
-INFOS = [made_info(index, number) for index, number in enumerate(NUMBERS)]
+INFOS = [make_info(index, number) for index, number in enumerate(NUMBERS)]
 
 
 def test_digest_is_the_same_on_every_machine():
@@ -54,7 +54,7 @@ def test_choices_do_not_depend_on_the_order_of_the_dives():
 
 
 def test_evaluation_exemplars_are_distinct_and_fewer_where_there_are_fewer():
-    query = made_info(50, "107b")
+    query = make_info(50, "107b")
     chosen = exemplars.evaluation_exemplars(query, INFOS, count=4, seed=0)
     assert chosen.dtype == np.int64 and chosen.shape == (4,)
     assert len(set(chosen.tolist())) == 4 and set(chosen.tolist()) <= set(range(6))
@@ -69,7 +69,7 @@ def test_evaluation_exemplars_are_distinct_and_fewer_where_there_are_fewer():
     rows = collections.Counter(
         row
         for index in range(300)
-        for row in exemplars.evaluation_exemplars(made_info(index, "107b"), INFOS, count=1, seed=0)
+        for row in exemplars.evaluation_exemplars(make_info(index, "107b"), INFOS, count=1, seed=0)
         if index >= len(INFOS)
     )
     assert set(rows) == {0, 1, 2, 3, 4, 5} and max(rows.values()) < 80  # 48 each expected
@@ -81,7 +81,7 @@ def test_evaluation_of_training_dives_leaves_out_the_dive_itself():
 
 
 def test_unknown_dive_number_is_named():
-    with pytest.raises(ValueError, match=r"\('Made Cup', 77\) has dive number '6245d', which none"):
-        exemplars.evaluation_exemplars(made_info(77, "6245d"), INFOS, count=10, seed=0)
+    with pytest.raises(ValueError, match=r"\('Test Cup', 77\) has dive number '6245d', which none"):
+        exemplars.evaluation_exemplars(make_info(77, "6245d"), INFOS, count=10, seed=0)
     with pytest.raises(ValueError, match="exemplars must be at least 1, got 0"):
         exemplars.evaluation_exemplars(INFOS[0], INFOS, count=0, seed=0)

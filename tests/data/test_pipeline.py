@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import pickle
 
 import grain
 import jax
 import numpy as np
 import pytest
 from etils import epath
-from made_dives import MadeSource, made_info
+from synthetic_dives import SomeDives, make_info, with_images
 
 from finecausal_jax.data import exemplars, pipeline, preprocessing
+from finecausal_jax.data.pipeline import Share
 from finecausal_jax.data.preprocessing import Preprocessing
+from finecausal_jax.data.sources import ClipList
 
 SMALL = Preprocessing(frames=6, frame_size=8, resize_width=10, resize_height=12)
 NUMBERS = ["107b"] * 4 + ["5253b"] * 2 + ["301c"]
@@ -22,7 +25,7 @@ NUMBERS = ["107b"] * 4 + ["5253b"] * 2 + ["301c"]
 
 @pytest.fixture(scope="module")
 def source():
-    return MadeSource(made_info(index, number) for index, number in enumerate(NUMBERS))
+    return SomeDives(make_info(index, number) for index, number in enumerate(NUMBERS))
 
 
 def training(source, *, batch_size=2, seed=0, **options):
@@ -62,7 +65,7 @@ def test_batches_hold_pairs_of_videos(source):
             info = source.infos[row]
             assert video["completeness"][place] == np.float32(info.score / info.difficulty)
             assert video["difficulty"][place] == info.difficulty
-            # The dive's index is in the brightness of its images (see `made_dive`).
+            # The dive's index is in the brightness of its images (see `make_dive`).
             assert abs(int(video["frames"][place].max()) - (255 - 4 * info.index)) <= 2
 
 
@@ -123,10 +126,7 @@ def test_a_video_does_not_depend_on_its_batch(source):
 
 def test_hosts_together_load_the_batch_of_one(source):
     whole = take(training(source, batch_size=6), 3)
-    shards = [
-        take(training(source, batch_size=6, shard_index=index, shard_count=3), 3)
-        for index in range(3)
-    ]
+    shards = [take(training(source, batch_size=6, share=Share(index, 3)), 3) for index in range(3)]
     together = [
         jax.tree.map(lambda *parts: np.concatenate(parts), *parts)
         for parts in zip(*shards, strict=True)
@@ -154,7 +154,7 @@ def test_a_saved_iterator_continues_exactly(source, tmp_path):
     ended.set_state({**state, "next_batch": 3})
     assert list(ended) == []
     # A run may resume on another number of hosts.
-    half = training(source, batch_size=3, shard_count=3, shard_index=1)
+    half = training(source, batch_size=3, share=Share(1, 3))
     half.set_state(state)
     np.testing.assert_array_equal(
         next(half)["query"]["frames"], expected[0]["query"]["frames"][1:2]
@@ -180,7 +180,7 @@ def test_states_of_other_runs_are_refused(source):
 
 def test_worker_processes_change_nothing(source, monkeypatch):
     # Also: workers start no device, for there is none of that kind in their environment, and import
-    # neither torch nor tensorflow (see `MadeSource`).
+    # neither torch nor tensorflow (see `SomeDives`).
     monkeypatch.setenv("JAX_PLATFORMS", "none_such")
     plain = take(training(source, batch_size=3), 6)
     iterator = training(source, batch_size=3, workers=2)
@@ -202,9 +202,7 @@ def test_worker_processes_change_nothing(source, monkeypatch):
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"workers": -1}, "workers must be at least 0, got -1"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
-        ({"shard_count": 0}, "shard_count must be at least 1, got 0"),
-        ({"shard_index": 2, "shard_count": 2}, r"shard_index must be 0\.\.1 .*got 2"),
-        ({"batch_size": 3, "shard_count": 2}, r"divisible by shard_count \(2\), got 3"),
+        ({"batch_size": 3, "share": Share(0, 2)}, r"divisible by their count \(2\), got 3"),
     ],
 )
 def test_arguments_are_checked(source, options, message):
@@ -212,20 +210,33 @@ def test_arguments_are_checked(source, options, message):
         training(source, **options)
 
 
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ((0, 0), "count must be at least 1, got 0"),
+        ((2, 2), r"index must be 0\.\.1 .*got 2"),
+        ((-1, 2), r"index must be 0\.\.1 .*got -1"),
+    ],
+)
+def test_shares_are_checked(part, message):
+    with pytest.raises(ValueError, match=message):
+        Share(*part)
+
+
 def test_empty_splits_and_broken_dives_are_named(source):
     with pytest.raises(ValueError, match="training dives are an empty split"):
-        training(MadeSource([]))
-    broken = MadeSource(source.infos)
+        training(SomeDives([]))
+    broken = SomeDives(source.infos)
     dive = broken.dives[3]
     broken.dives = (
         *broken.dives[:3],
-        dataclasses.replace(dive, masks=(b"",) * 12),
+        with_images(dive, masks=(b"",) * 12),
         *broken.dives[4:],
     )
     iterator = pipeline.evaluation_videos(broken, SMALL, range(7), batch_size=2)
     next(iterator)
     for _ in range(2):  # the broken batch is not skipped over
-        with pytest.raises(ValueError, match=r"dive \('Made Cup', 3\): mask 00489 cannot be dec"):
+        with pytest.raises(ValueError, match=r"dive \('Test Cup', 3\): mask 00489 cannot be dec"):
             next(iterator)
 
 
@@ -240,10 +251,11 @@ def test_evaluation_pads_and_drops_nothing(source):
     assert all(batch["valid"].dtype == bool for batch in batches)
     for batch in batches:
         for place, row in enumerate(batch["row"]):
-            video = preprocessing.evaluation_video(source[row], SMALL)
+            video = preprocessing.evaluation_video(source[row].clip, SMALL)
+            transitions = source.infos[row].transitions(video.rows)
             np.testing.assert_array_equal(batch["frames"][place], video.frames)
             np.testing.assert_array_equal(batch["mask"][place], video.mask)
-            np.testing.assert_array_equal(batch["transitions"][place], video.transitions)
+            np.testing.assert_array_equal(batch["transitions"][place], transitions)
             assert batch["completeness"][place] == np.float32(source.infos[row].completeness)
     assert list(pipeline.evaluation_videos(source, SMALL, [], batch_size=2)) == []
 
@@ -261,3 +273,57 @@ def test_evaluation_rows_are_checked(source):
         pipeline.evaluation_videos(source, SMALL, [0, 7, -1], batch_size=2)
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         pipeline.evaluation_videos(source, SMALL, [0], batch_size=0)
+
+
+def test_training_without_masks_is_refused(source):
+    bare = SomeDives(source.infos)
+    bare.dives = tuple(with_images(dive, masks=None) for dive in bare.dives)
+    with pytest.raises(ValueError, match=r"dive \('Test Cup', \d\) has no masks, which training"):
+        next(training(bare))
+
+
+# --- Clips without labels or masks ------------------------------------------------------------
+
+PIXELS = {"frames", "row", "valid"}
+LABELS = {"transitions", "completeness", "difficulty"}
+
+
+def without_mask(clip, number):
+    return dataclasses.replace(clip, key=("mine", number), masks=None)
+
+
+def test_clips_without_labels_give_the_same_pixels(source):
+    bare = ClipList(without_mask(dive.clip, row) for row, dive in enumerate(source.dives))
+    masked = ClipList(dive.clip for dive in source.dives)
+    labelled = list(pipeline.evaluation_videos(source, SMALL, range(7), batch_size=3))
+    for clips, names in ((bare, PIXELS), (masked, PIXELS | {"mask"})):
+        clips = pickle.loads(pickle.dumps(clips))  # as they travel to a worker process
+        iterator = pipeline.evaluation_videos(clips, SMALL, range(7), batch_size=3)
+        for batch, expected in zip(iterator, labelled, strict=True):
+            assert set(batch) == names
+            assert_same(batch, {name: expected[name] for name in names})
+
+
+def test_a_batch_holds_what_all_its_clips_have(source):
+    dives = source.dives
+    clips = ClipList(
+        [
+            dives[0],
+            dives[1],
+            with_images(dives[2], masks=None),
+            dives[3],
+            dives[4].clip,
+            dives[5],
+            without_mask(dives[6].clip, 0),
+            dives[6],
+        ]
+    )
+    batches = list(pipeline.evaluation_videos(clips, SMALL, range(8), batch_size=2))
+    assert [set(batch) - PIXELS for batch in batches] == [
+        {"mask", *LABELS},
+        LABELS,
+        {"mask"},
+        set(),
+    ]
+    with pytest.raises(ValueError, match="evaluation dives are an empty split"):
+        pipeline.evaluation_videos(ClipList([]), SMALL, [], batch_size=2)

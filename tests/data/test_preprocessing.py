@@ -10,11 +10,10 @@ import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
-from made_dives import FIRST_FRAME, encode, made_dive, made_info
 from PIL import Image
+from synthetic_dives import FIRST_FRAME, encode, labelled, make_dive, make_info, with_images
 
 from finecausal_jax.data import preprocessing
-from finecausal_jax.data.dives import Dive
 from finecausal_jax.data.preprocessing import Preprocessing
 from finecausal_jax.data.resizing import Resize
 from finecausal_jax.data.sampling import label_transitions, sample_frames
@@ -57,15 +56,16 @@ def test_training_pixels_equal_the_reference(case, name):
 
 def test_encoded_dive_equals_the_reference(case):
     # PNG, which loses nothing, stands in for the JPEG files of a release.
-    info = made_info(0, frames=3)
+    info = make_info(0, frames=3)
     frames = tuple(encode(one, "PNG") for one in case["frames"])
     masks = tuple(encode(one, "PNG") for one in case["masks"])
-    video = preprocessing.evaluation_video(Dive(info, frames, masks), Preprocessing(frames=3))
+    clip = labelled(info, frames, masks).clip
+    video = preprocessing.evaluation_video(clip, Preprocessing(frames=3))
     np.testing.assert_allclose(channels_first(video.frames), case["eval_video"], **EXACT)
     np.testing.assert_allclose(
         preprocessing.scale_mask(video.mask)[None], case["eval_mask"], **EXACT
     )
-    assert video.transitions.tolist() == [1, 2]
+    assert info.transitions(video.rows).tolist() == [1, 2]
 
 
 def test_normalize_is_the_same_under_jit(case):
@@ -104,6 +104,13 @@ def test_sampling_rejects_gaps():
         sample_frames(np.array([1, 2, 4, 5]), 5)
     with pytest.raises(ValueError, match="there are no frames"):
         sample_frames(np.array([], np.int64), 5)
+
+
+def test_times_take_the_last_frame_that_has_come():
+    # Even times are 0, 25, 50, 75, 100.
+    times = np.array([0, 26, 50, 74, 100])
+    assert sample_frames(times, 5, timed=True).tolist() == [0, 0, 2, 3, 4]
+    assert sample_frames(np.array([7]), 3, timed=True).tolist() == [0, 0, 0]
 
 
 @hypothesis.given(
@@ -145,47 +152,84 @@ def test_transitions_are_first_appearances(labels):
 
 
 def grey_levels(video):
-    """The frame each image came from, read off its left edge (see `made_dive`)."""
+    """The frame each image came from, read off its left edge (see `make_dive`)."""
     return np.rint(video.frames[:, 0, 0].mean(-1) / 8).astype(int).tolist()
 
 
 def test_evaluation_video_samples_resizes_and_crops():
-    video = preprocessing.evaluation_video(made_dive(made_info(3)), SMALL)
+    dive = make_dive(make_info(3))
+    video = preprocessing.evaluation_video(dive.clip, SMALL)
     assert video.frames.shape == (6, 8, 8, 3) and video.frames.dtype == np.uint8
     assert video.mask.shape == (6, 8, 8) and video.mask.dtype == np.uint8
     assert grey_levels(video) == [0, 2, 4, 6, 8, 11]
     np.testing.assert_allclose(video.mask[:, 4, 4], np.array([0, 2, 4, 6, 8, 11]) * 8, atol=2)
     np.testing.assert_allclose(video.frames[:, :, -1], 255 - 4 * 3, atol=2)
     # Labels of the sampled frames: 1 1 20 20 37 37.
-    assert video.transitions.tolist() == [2, 4] and video.transitions.dtype == np.int32
+    assert video.rows.tolist() == [0, 2, 4, 6, 8, 11] and video.rows.dtype == np.int64
+    transitions = dive.info.transitions(video.rows)
+    assert transitions.tolist() == [2, 4] and transitions.dtype == np.int32
+
+
+def test_the_mask_changes_no_frame_and_may_be_missing():
+    dive = make_dive(make_info(3))
+    bare = preprocessing.evaluation_video(dataclasses.replace(dive.clip, masks=None), SMALL)
+    with_mask = preprocessing.evaluation_video(dive.clip, SMALL)
+    assert bare.mask is None
+    np.testing.assert_array_equal(bare.frames, with_mask.frames)
+    pixels = {
+        "frames": np.stack([SMALL.resize(dive.clip.decode(row, "frame")) for row in range(12)]),
+        "masks": None,
+        "resize": SMALL.resize,
+    }
+    stored = preprocessing.evaluation_video(dataclasses.replace(dive.clip, **pixels), SMALL)
+    assert stored.mask is None
+    np.testing.assert_array_equal(stored.frames, bare.frames)
+
+
+def test_a_clip_with_times_is_sampled_by_them():
+    # Twelve frames of which the last stays on for as long as all others together.
+    times = np.array([*range(0, 220, 20), 440])
+    clip = dataclasses.replace(make_dive(make_info(3)).clip, frame_numbers=times, timed=True)
+    video = preprocessing.evaluation_video(clip, SMALL)
+    assert video.rows.tolist() == [0, 4, 8, 10, 10, 11]  # at 0, 88, 176, 264, 352, 440
+    assert grey_levels(video) == video.rows.tolist()
+    with pytest.raises(ValueError, match=r"dive \('Test Cup', 3\): frame 00088 is missing"):
+        preprocessing.evaluation_video(dataclasses.replace(clip, timed=False), SMALL)
+
+
+def test_a_clip_that_does_not_fit_is_named():
+    clip = make_dive(make_info(4)).clip
+    with pytest.raises(ValueError, match=r"\('Test Cup', 4\) has 12 frame numbers and 11 frames"):
+        one_less = dataclasses.replace(clip, frames=clip.frames[1:], masks=None)
+        preprocessing.evaluation_video(one_less, SMALL)
 
 
 def test_short_dives_decode_each_frame_once(monkeypatch):
     opened = []
     plain = Image.open
     monkeypatch.setattr(Image, "open", lambda file: opened.append(file) or plain(file))
-    video = preprocessing.evaluation_video(made_dive(made_info(0, frames=3)), SMALL)
+    video = preprocessing.evaluation_video(make_dive(make_info(0, frames=3)).clip, SMALL)
     assert grey_levels(video) == [0, 0, 0, 1, 1, 2]
     assert len(opened) == 2 * 3
     opened.clear()
-    preprocessing.evaluation_video(made_dive(made_info(0, frames=30)), SMALL)
+    preprocessing.evaluation_video(make_dive(make_info(0, frames=30)).clip, SMALL)
     assert len(opened) == 2 * 6
 
 
 def test_masks_stored_in_colour_become_grey():
-    dive = made_dive(made_info(0))
+    dive = make_dive(make_info(0))
     coloured = tuple(
         encode(np.repeat(np.full((14, 18, 1), 8 * row, np.uint8), 3, -1)) for row in range(12)
     )
     np.testing.assert_allclose(
-        preprocessing.evaluation_video(dataclasses.replace(dive, masks=coloured), SMALL).mask,
-        preprocessing.evaluation_video(dive, SMALL).mask,
+        preprocessing.evaluation_video(with_images(dive, masks=coloured).clip, SMALL).mask,
+        preprocessing.evaluation_video(dive.clip, SMALL).mask,
         atol=1,
     )
 
 
 def test_training_video_draws_end_flip_and_crop():
-    dive = made_dive(made_info(0))
+    dive = make_dive(make_info(0))
     ends, flips = set(), set()
     for seed in range(40):
         video = preprocessing.training_video(dive, SMALL, np.random.default_rng(seed))
@@ -202,11 +246,11 @@ def test_training_video_draws_end_flip_and_crop():
 
 
 def test_the_drawn_end_never_cuts_off_the_only_transition():
-    dive = made_dive(made_info(0, frame_labels=np.repeat([1, 37], [10, 2])))
+    dive = make_dive(make_info(0, frame_labels=np.repeat([1, 37], [10, 2])))
     ends = set()
     for seed in range(20):
         video = preprocessing.training_video(dive, SMALL, np.random.default_rng(seed))
-        assert video.transitions.tolist() == [5, 5]
+        assert dive.info.transitions(video.rows).tolist() == [5, 5]
         ends.add(round(video.mask[-1, 0, 0] / 8))
     assert ends == {10, 11}
 
@@ -216,8 +260,8 @@ def test_training_crops_reach_every_place():
     image = np.zeros((12, 10, 3), np.uint8)
     image[..., 0] = 10 * np.arange(10)
     image[..., 1] = 10 * np.arange(12)[:, None]
-    info = made_info(0, frames=3)
-    dive = Dive(info, (encode(image, "PNG"),) * 3, (encode(image[..., 0], "PNG"),) * 3)
+    info = make_info(0, frames=3)
+    dive = labelled(info, (encode(image, "PNG"),) * 3, (encode(image[..., 0], "PNG"),) * 3)
     corners = set()
     for seed in range(120):
         video = preprocessing.training_video(dive, SMALL, np.random.default_rng(seed))
@@ -253,8 +297,8 @@ def test_keep_aspect_crops_both_ways():
     np.testing.assert_array_equal(kept, frames[:, 2:10, 6:14])
     with pytest.raises(ValueError, match="6 pixels wide, expected at least frame_size"):
         settings.resized_size(6, 12)
-    with pytest.raises(ValueError, match=r"dive \('Made Cup', 4\): an image of 6 x 12"):
-        preprocessing.evaluation_video(made_dive(made_info(4), (6, 12)), settings)
+    with pytest.raises(ValueError, match=r"dive \('Test Cup', 4\): an image of 6 x 12"):
+        preprocessing.evaluation_video(make_dive(make_info(4), (6, 12)).clip, settings)
 
 
 # --- The resize -------------------------------------------------------------------------------
@@ -332,8 +376,8 @@ def replace_one(images, row, data):
 
 
 def test_errors_name_the_dive_and_the_frame():
-    dive = made_dive(made_info(4))
-    name = re.escape("dive ('Made Cup', 4)")
+    dive = make_dive(make_info(4))
+    name = re.escape("dive ('Test Cup', 4)")
     number = f"{FIRST_FRAME + 11:05d}"  # the last frame is always sampled at evaluation
     broken = {
         "frames": replace_one(dive.frames, 11, dive.frames[11][:-40]),
@@ -343,15 +387,15 @@ def test_errors_name_the_dive_and_the_frame():
     for kind, images in broken.items():
         message = f"{name}: {kind[:-1]} {number} cannot be decoded .{reasons[kind]}"
         with pytest.raises(ValueError, match=message):
-            preprocessing.evaluation_video(dataclasses.replace(dive, **{kind: images}), SMALL)
+            preprocessing.evaluation_video(with_images(dive, **{kind: images}).clip, SMALL)
 
     small = replace_one(dive.masks, 11, encode(np.zeros((7, 9), np.uint8)))
     with pytest.raises(ValueError, match=f"{name}: mask {number} is 9 x 7, expected 18 x 14"):
-        preprocessing.evaluation_video(dataclasses.replace(dive, masks=small), SMALL)
+        preprocessing.evaluation_video(with_images(dive, masks=small).clip, SMALL)
 
     with pytest.raises(ValueError, match=f"{name} has 12 frame numbers, 12 labels, 12 frames and"):
-        preprocessing.evaluation_video(dataclasses.replace(dive, masks=dive.masks[1:]), SMALL)
+        with_images(dive, masks=dive.masks[1:])
 
-    alike = made_dive(made_info(4, frame_labels=np.full(12, 7)))
+    alike = make_dive(make_info(4, frame_labels=np.full(12, 7)))
     with pytest.raises(ValueError, match=f"{name}: all sampled frames carry the label 7"):
-        preprocessing.evaluation_video(alike, SMALL)
+        alike.info.transitions(preprocessing.evaluation_video(alike.clip, SMALL).rows)

@@ -1,4 +1,4 @@
-"""A cut-down network and made files of every kind that a user may bring."""
+"""A cut-down network and synthetic files of every kind that a user may bring."""
 
 import importlib.util
 import json
@@ -109,7 +109,7 @@ def small_init(monkeypatch, small_tensors):
 
 @pytest.fixture
 def torch():
-    return pytest.importorskip("torch", reason="the PyTorch side is checked where it is installed")
+    return pytest.importorskip("torch", reason="needs PyTorch, which is not installed")
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from made_weights import BUFFERS, as_arrays, trained_adam
+from synthetic_weights import BUFFERS, as_arrays, trained_adam
 
 from finecausal_jax.interop.adam import adam_from_pytorch, adam_to_pytorch
 from finecausal_jax.interop.order import MODULES, OPTIMIZER_GROUPS

@@ -4,12 +4,12 @@ import types
 
 import numpy as np
 import pytest
-from made_weights import trained_adam
+from synthetic_weights import trained_adam
 
 from finecausal_jax.commands import convert, verify
 from finecausal_jax.commands import export as export_command
-from finecausal_jax.interop import export
 from finecausal_jax.interop.order import OPTIMIZER_GROUPS
+from finecausal_jax.settings import read, things
 
 
 def options(**given):
@@ -185,17 +185,17 @@ def test_verify_exits_with_one_on_a_miss(reference, capsys, monkeypatch):
 def test_export_takes_the_runs_own_network(tmp_path):
     import ml_collections
 
-    assert export.model_of(tmp_path).embedding == 64
+    assert things.model_of(tmp_path, None).embedding == 64
     (tmp_path / "conversion.json").write_text('{"model": {"embedding": 32, "frame_width": 0.5}}')
-    assert export.model_of(tmp_path).embedding == 32
+    assert things.model_of(tmp_path, None).embedding == 32
     (tmp_path / "conversion.json").write_text('{"model": {"depth": 3}}')
     with pytest.raises(ValueError, match=r"conversion\.json: .*\n  model.depth: no such argument"):
-        export.model_of(tmp_path)
+        things.model_of(tmp_path, None)
     (tmp_path / "conversion.json").write_text('{"model": {"dtype": "float31"}}')
     with pytest.raises(ValueError, match="model.dtype: data type 'float31' not understood"):
-        export.model_of(tmp_path)
+        things.model_of(tmp_path, None)
     model = {"embedding": 16, "frame_width": 0.25, "dtype": "float32", "stage_frames": [12, 12, 12]}
     config = ml_collections.ConfigDict({"model": model, "data": {"frames": 96}})
     (tmp_path / "config.json").write_text(config.to_json())
-    assert export.model_of(tmp_path).embedding == 16
-    assert export.model_of(tmp_path, config).stage_frames == (12, 12, 12)
+    assert things.model_of(tmp_path, None).embedding == 16
+    assert things.model_of(tmp_path, read(config)).stage_frames == (12, 12, 12)

@@ -5,8 +5,8 @@ import json
 import jax
 import numpy as np
 import pytest
-from made_weights import assert_same
 from rich.console import Console
+from synthetic_weights import assert_same
 
 from finecausal_jax.interop import checkpoint_files, conversion, report, workdirs
 from finecausal_jax.interop.conversion import convert_file, load_trunks, merged

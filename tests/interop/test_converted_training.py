@@ -9,14 +9,14 @@ import sys
 import jax
 import numpy as np
 import pytest
-from made_weights import BUFFERS, NEVER_CALLED, trained_adam
+from synthetic_weights import BUFFERS, NEVER_CALLED, trained_adam
 
 from configs import demo
-from finecausal_jax import settings
 from finecausal_jax.interop import export
 from finecausal_jax.interop.order import OPTIMIZER_GROUPS
 from finecausal_jax.interop.pytorch import to_pytorch
 from finecausal_jax.models.initial_values import init_variables
+from finecausal_jax.settings import read, things
 from tfds_finecausal.building import build_dataset
 from tfds_finecausal.rendered import render_release
 
@@ -73,7 +73,7 @@ def launch(command, *arguments):
 def test_a_pytorch_checkpoint_is_trained_on(tmp_path, data_dir, torch, write_pth):
     config = demo.get_config()
     config.update_from_flattened_dict(SETTINGS)
-    model = settings.make_model(config)
+    model = things.make_model(read(config))
     variables = init_variables(model, config.data.frame_size, jax.random.key(3))
     state = to_pytorch(jax.tree.map(np.asarray, variables))
     _, adam = trained_adam(torch, state, OPTIMIZER_GROUPS, steps=1)

@@ -9,14 +9,15 @@ import stat
 import jax
 import numpy as np
 import pytest
-from made_weights import assert_same, trained_adam
 from rich.console import Console
+from synthetic_weights import assert_same, trained_adam
 
 from finecausal_jax.interop import conversion, export, report, workdirs
 from finecausal_jax.interop.checkpoint_files import read_weights
 from finecausal_jax.interop.conversion import convert_file
 from finecausal_jax.interop.order import CAUSAL_MODULES, OPTIMIZER_GROUPS
 from finecausal_jax.interop.pytorch import WeightsError, from_pytorch
+from finecausal_jax.settings import things
 
 
 @pytest.fixture(scope="module")
@@ -35,22 +36,31 @@ def workdir(tmp_path, converted, small_state, small_model, write_pth):
 
 
 def test_pytorch_round_trip(tmp_path, workdir, small_state, small_model, torch):
-    assert export.model_of(workdir) == small_model
+    assert things.model_of(workdir, None) == small_model
     content = export.read_checkpoint(workdir, model=small_model)
     assert content.defaults == []
     export.write_pytorch(content, tmp_path / "out" / "best.pth", model=small_model)
-    scalar = (np._core.multiarray.scalar, "numpy._core.multiarray.scalar")
-    allowed = [scalar, np.dtype, type(np.dtype(np.float64))]
-    with torch.serialization.safe_globals(allowed):
-        blob = torch.load(tmp_path / "out" / "best.pth", weights_only=True)
+    blob = torch.load(tmp_path / "out" / "best.pth")  # by its defaults: tensors and plain numbers
     assert_same({module: blob[module] for module in small_state}, small_state)
     assert blob["optimizer"] == {"state": {}, "param_groups": []}
     assert list(blob)[-1] == "segmenter"
     for name, value in (("epoch", 7), ("epoch_best_aqa", 6)):
         assert type(blob[name]) is int and blob[name] == value
     for name, value in (("rho_best", 0.9447), ("L2_min", 17.5), ("RL2_min", 0.002338)):
-        assert type(blob[name]) is np.float64 and blob[name] == value
+        assert type(blob[name]) is float and blob[name] == value
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["best.pth"]
+
+
+def test_metrics_from_numpy_load_as_well(tmp_path, workdir, small_model, torch):
+    content = export.read_checkpoint(workdir, model=small_model)
+    content.progress = {"epoch": np.int64(3), "rho_best": np.float64(0.5), "RL2_min": 0.25}
+    export.write_pytorch(content, tmp_path / "best.pth", model=small_model)
+    blob = torch.load(tmp_path / "best.pth")
+    assert [(type(blob[name]), blob[name]) for name in content.progress] == [
+        (int, 3),
+        (float, 0.5),
+        (float, 0.25),
+    ]
 
 
 def test_safetensors_round_trip(tmp_path, workdir, small_state, small_model):
@@ -81,8 +91,7 @@ def test_moments_round_trip(tmp_path, small_state, small_model, write_pth, torch
     conversion.save_converted(convert_file(path, model=small_model), tmp_path / "run")
     content = export.read_checkpoint(tmp_path / "run", model=small_model)
     export.write_pytorch(content, tmp_path / "back.pth", model=small_model)
-    with torch.serialization.safe_globals([np.dtype, type(np.dtype(np.float64))]):
-        blob = torch.load(tmp_path / "back.pth", weights_only=False)
+    blob = torch.load(tmp_path / "back.pth")
     found = blob["optimizer"]
     assert found["state"].keys() == saved["state"].keys()
     for number, state in saved["state"].items():
@@ -131,13 +140,13 @@ def test_a_run_that_began_here(tmp_path, small_state, small_model, small_tensors
     assert content.adam["count"] == 0
     assert content.progress["L2_min"] == 1000
     export.write_pytorch(content, tmp_path / "last.pth", model=small_model)
-    blob = torch.load(tmp_path / "last.pth", weights_only=True)
+    blob = torch.load(tmp_path / "last.pth")
     assert len(blob["optimizer"]["param_groups"]) == 17
     leaves = [want.target.collection for want in small_tensors.values() if want.target]
     assert len(blob["optimizer"]["state"]) == leaves.count("params")
 
 
-def made_run(folder, variables, rows):
+def write_run(folder, variables, rows):
     """A checkpoint of training at step 10, and its run's metrics."""
     items = {"variables": variables, "optimiser": {"step": np.array(10, np.int32)}}
     workdirs.save_new(folder, step=10, items=items, origin={})
@@ -159,7 +168,7 @@ def test_a_run_tells_its_epoch_and_best_metrics(tmp_path, small_state, small_mod
         {"step": 12, "train/epoch": 3.0},
         {"step": 12, "test/spearman": 0.75, "test/r_l2_x100": 0.25},
     ]
-    made_run(tmp_path / "run", from_pytorch(small_state, model=small_model), rows)
+    write_run(tmp_path / "run", from_pytorch(small_state, model=small_model), rows)
     content = export.read_checkpoint(tmp_path / "run", model=small_model)
     assert content.step == 10
     assert content.unknown == ["L2_min"]
@@ -179,7 +188,7 @@ def test_a_run_tells_its_epoch_and_best_metrics(tmp_path, small_state, small_mod
     ],
 )
 def test_only_what_a_run_knows_is_told(tmp_path, small_state, small_model, rows, known):
-    made_run(tmp_path / "run", from_pytorch(small_state, model=small_model), rows)
+    write_run(tmp_path / "run", from_pytorch(small_state, model=small_model), rows)
     content = export.read_checkpoint(tmp_path / "run", model=small_model)
     start = {"epoch": 0, "epoch_best_aqa": 0, "rho_best": 0, "L2_min": 1000, "RL2_min": 1000}
     assert content.progress == start | known

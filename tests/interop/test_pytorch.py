@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_weights import assert_same
+from synthetic_weights import assert_same
 
 from finecausal_jax.interop import names, pytorch
 from finecausal_jax.interop.pytorch import WeightsError, from_pytorch, to_pytorch

@@ -15,16 +15,22 @@ import optax
 import pytest
 from absl import logging
 from flax.traverse_util import flatten_dict
-from made_weights import trained_adam
+from synthetic_weights import trained_adam
 
 from configs import demo
 from finecausal_jax.data.batches import Batches
 from finecausal_jax.interop.conversion import convert_file, save_converted
 from finecausal_jax.interop.order import OPTIMIZER_GROUPS
 from finecausal_jax.interop.pytorch import WeightsError, from_pytorch
+from finecausal_jax.runtime.layout import make_layout
+from finecausal_jax.settings import read, things, workdirs
 from finecausal_jax.training import loop
 from finecausal_jax.training.losses import Losses
+from finecausal_jax.training.optimiser import make_optimiser
+from finecausal_jax.training.plan import Plan
+from finecausal_jax.training.start import Start, initial_variables
 
+STEPS_PER_EPOCH = 3
 INITIAL = np.float32(0.25)  # what `small_init` fills with
 
 
@@ -49,7 +55,8 @@ def begin(monkeypatch, small_model, small_init):
 
     def run(config, workdir, saved=False, init=small_init):
         seen = types.SimpleNamespace(state=None, batch=None, warnings=[])
-        make_step = loop.make_step
+        settings = read(config)
+        optimiser = make_optimiser(things.optimiser_settings(settings, STEPS_PER_EPOCH))
 
         def stop(*_):
             raise Stopped
@@ -66,25 +73,34 @@ def begin(monkeypatch, small_model, small_init):
             losses = Losses(loss=zero, loss_aqa=zero, loss_tas=zero, loss_mask=zero)
             return state.replace(step=state.step + 1), losses
 
-        def batches(*_, **__):
-            numbers = grain.MapDataset.range(100).map(lambda n: {"number": np.full(2, n)})
-            return Batches(numbers, 0, {"seed": 0})
+        def initial():
+            return initial_variables(
+                small_model,
+                0,
+                jax.random.key(0),
+                kinetics=settings.train.kinetics_i3d,
+                resnet=settings.train.imagenet_resnet34,
+                draw=init,
+            )
 
-        patch = {
-            "make_step": lambda *arguments: (step, make_step(*arguments)[1]),
-            "compile_step": lambda step, *_: step,
-            "init_variables": init,
-            "evaluate_variables": stop,
-        }
+        def shapes():
+            return init(small_model, 0, jax.random.key(0))
+
+        numbers = grain.MapDataset.range(100).map(lambda n: {"number": np.full(2, n)})
+        layout = make_layout()
+        made = loop.Run(
+            start=Start(optimiser, layout, initial, shapes, settings.train.accumulate),
+            compile=lambda *_: step,
+            batches=Batches(numbers, 0, {"seed": 0}),
+            evaluate=stop,
+            plan=Plan(STEPS_PER_EPOCH, settings.train.epochs, evaluate_every=0),
+            layout=layout,
+            key=jax.random.key(0),
+        )
         with monkeypatch.context() as patched:
-            for name, value in patch.items():
-                patched.setattr(loop, name, value)
-            patched.setattr(loop.pipeline, "training_batches", batches)
-            patched.setattr(loop.settings, "open_dives", lambda config, split: range(6))
-            patched.setattr(loop.settings, "make_model", lambda config: small_model)
             patched.setattr(logging, "warning", lambda text, *of: seen.warnings.append(text % of))
             with pytest.raises(Stopped):
-                loop.train(config, workdir)
+                loop.train(made, workdir, claim=lambda: workdirs.claim(workdir, settings))
         return seen
 
     return run

@@ -1,21 +1,17 @@
-"""The comparison put together: what each switch leaves out, and which transitions cut what.
+"""The network in steps: what each step reads, what each switch leaves out, and interventions.
 
-Its parts are stand-ins of one layer, which compile in no time; how they are put together is the
-network's own.
+Its parts are the real ones, shrunk; each step is compiled once by itself.
 """
 
 import functools
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from finecausal_jax.models import finecausal
-from finecausal_jax.models.decoders import PairDecoder
+from finecausal_jax.models.causal_graph import GRAPHS, NODE_KINDS, EdgeSet, MessageGraph
 from finecausal_jax.models.finecausal import STAGE_WEIGHTS, Features, FineCausal
-from finecausal_jax.models.layers import Dense
+from finecausal_jax.models.outputs import STEPS, steps_after
 
 SMALL = {
     "frames": 16,
@@ -25,228 +21,304 @@ SMALL = {
     "width": 1 / 16,
     "frame_width": 1 / 8,
     "embedding": 8,
+    "stage_frames": (4, 6, 4),
+    "stage_margin": 1,
 }
 PAIRS = 2
 SWITCHES = {
-    "graph_intervention": {"causal_intervention"},
-    "temporal_attention": {"temporal_causal_attn"},
+    "graph_intervention": "causal_intervention",
+    "temporal_attention": "temporal_causal_attn",
 }
+LABELS = np.array([[9, 14], [8, 13], [10, 15], [8, 12]], np.int32)
 
 
-class Head(nn.Module):
-    frames: int
-    dtype: object = None
-
-    @nn.compact
-    def __call__(self, x, *, train, runs):
-        logits = Dense(2 * self.frames)(x.reshape(len(x), -1))
-        return nn.sigmoid(logits.reshape(len(x), self.frames, 2))
+@functools.cache
+def shapes_of(**switches):
+    init = functools.partial(FineCausal(**SMALL, **switches).init, method="go_on")
+    return jax.eval_shape(init, jax.random.key(0), make_features())
 
 
-class Reducer(nn.Module):
-    embedding: int
-    dtype: object = None
-
-    @nn.compact
-    def __call__(self, x, *, train, runs):
-        return Dense(12 * self.embedding)(x.reshape(len(x), -1)).reshape(len(x), 12, self.embedding)
+@functools.cache
+def step_of(name, **switches):
+    """One step, compiled."""
+    model = FineCausal(**SMALL, **switches)
+    return jax.jit(functools.partial(model.apply, method="go_on", to=name))
 
 
-class Static(nn.Module):
-    stage_frames: tuple
-    margin: int
-    width: float
-    dtype: object = None
-    remat: str = "none"
-
-    @nn.compact
-    def reduce(self, frames, transitions, *, train, runs):
-        ends = jnp.take_along_axis(frames, transitions[..., None], axis=1)  # [v, 2, 64]
-        return jnp.tanh(Dense(3 * 4 * 8)(ends.reshape(len(ends), -1)).reshape(-1, 3, 4, 8))
-
-
-class Intervention(nn.Module):
-    """Moves every node by the mean of its graph, query and exemplar, original and fused."""
-
-    dropout: float
-    dtype: object = None
-
-    @nn.compact
-    def __call__(self, graph, train):
-        mean = jnp.mean(graph.nodes, axis=1, keepdims=True)
-        count = graph.nodes.shape[1]
-        weights = jnp.full((len(mean), 1, count, count), 1 / count)
-        return graph.nodes + jnp.tanh(Dense(mean.shape[-1])(mean)), weights, weights
-
-
-class Attention(nn.Module):
-    attention_dropout: float
-    dropout: float
-    dtype: object = None
-
-    @nn.compact
-    def __call__(self, stages, *, train):
-        earlier = jnp.cumsum(stages, axis=1)
-        return Dense(stages.shape[-1])(earlier), jnp.ones((len(stages), 1, 1, 3, 3))
-
-
-class Decoder(PairDecoder):
-    @nn.compact
-    def __call__(self, tokens, memory):
-        return tokens + Dense(tokens.shape[-1])(jnp.sin(memory) * tokens)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _stand_ins():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finecausal, "BatchedIntervention", Intervention)
-        patch.setattr(finecausal, "TemporalCausalAttention", Attention)
-        patch.setattr(finecausal, "TransitionHead", Head)
-        patch.setattr(finecausal, "StageReducer", Reducer)
-        patch.setattr(finecausal, "StaticEncoder", Static)
-        patch.setattr(finecausal, "PairDecoder", Decoder)
-        yield
-
-
-def features(seed):
+def make_features(seed=0):
     random = np.random.default_rng(seed)
 
     def normal(*shape):
-        return random.standard_normal((PAIRS, *shape)).astype(np.float32)
+        return random.standard_normal((2 * PAIRS, *shape)).astype(np.float32)
 
     return Features(normal(2, 64), normal(2, 64), normal(16, 64))
 
 
 @functools.cache
-def shapes_of(**switches):
-    init = functools.partial(FineCausal(**SMALL, **switches).init, method="compare")
-    return jax.eval_shape(init, jax.random.key(0), features(0), features(1))
-
-
-@functools.cache
-def comparison(**switches):
-    model = FineCausal(**SMALL, **switches)
-    return jax.jit(functools.partial(model.apply, method="compare"))
-
-
-@pytest.fixture(scope="module")
-def params(_stand_ins):
+def all_variables():
     """Of the whole network, from NumPy: its own initial values would have to be compiled."""
     random = np.random.default_rng(2)
 
-    def fill(x):
-        fan_in = max(1, int(np.prod(x.shape[:-1])))
-        return (random.standard_normal(x.shape) * fan_in**-0.5).astype(x.dtype)
+    def fill(path, x):
+        if path[-1].key in ("var", "scale"):
+            return random.uniform(0.7, 1.3, x.shape).astype(x.dtype)
+        # Small biases, or they would drown what videos differ in.
+        fan_in = 100 if x.ndim == 1 else int(np.prod(x.shape[:-1]))
+        return (random.standard_normal(x.shape) * (1.6 / fan_in) ** 0.5).astype(x.dtype)
 
-    return jax.tree.map(fill, shapes_of()["params"])
+    return jax.tree_util.tree_map_with_path(fill, shapes_of())
 
 
-def compare(params, query, exemplar, switches=(), **options):
-    """With the modules named in `switches` off; `params` may hold more than what is left."""
-    switches = dict.fromkeys(switches, False)
-    own = {name: params[name] for name in shapes_of(**switches)["params"]}
-    out = comparison(**switches)({"params": own}, query, exemplar, **options)
-    return jax.device_get(out)
+def go_on(state, to="judge", labels=None, **switches):
+    """Step by step, with the variables that a network with these switches has."""
+    off = {module for switch, module in SWITCHES.items() if not switches.get(switch, True)}
+    variables = {
+        collection: {name: tree for name, tree in modules.items() if name not in off}
+        for collection, modules in all_variables().items()
+    }
+    for name in steps_after(state, to):
+        options = (labels or {}) if name == "locate" else {}
+        state = jax.device_get(step_of(name, **switches)(variables, state, **options))
+    return state
 
 
 @pytest.fixture(scope="module")
-def whole(params):
-    return compare(params, features(0), features(1))
+def whole():
+    return go_on(make_features())
 
 
-def test_each_pair_s_graph_moves_its_own_motion_features(params, whole):
-    query, exemplar = features(0), features(1)
-    both = np.concatenate([query.video_feature, exemplar.video_feature])  # [v, n, d]
-    masks = np.concatenate([query.mask_feature, exemplar.mask_feature])
-    fused = both / (1 + np.exp(-masks))
-    np.testing.assert_allclose(whole.fused_feature, fused, atol=1e-5)
-    nodes = np.stack([both, fused]).reshape(2, 2, PAIRS, 2, 64)  # kind, who, pair, window, d
-    layer = params["causal_intervention"]["Dense_0"]
-    mean = nodes.mean((0, 1, 3)) @ layer["kernel"] + layer["bias"]  # [pair, d]
-    want = both + np.tanh(np.concatenate([mean, mean]))[:, None]
-    np.testing.assert_allclose(whole.causal_feature, want, atol=1e-5)
+def differ(found, want, least=1e-3):
+    return np.abs(np.asarray(found) - np.asarray(want)).max() > least
 
 
-@pytest.mark.parametrize("switch", SWITCHES)
-def test_a_module_that_is_switched_off_has_no_parameters(switch):
-    every, fewer = shapes_of()["params"], shapes_of(**{switch: False})["params"]
-    assert every.keys() - fewer.keys() == SWITCHES[switch]
+def test_every_step_adds_to_what_was_known_before():
+    state, known = make_features(), set(vars(make_features()))
+    for name, start in STEPS.items():
+        assert type(state) is start
+        state = go_on(state, to=name)
+        assert vars(state).keys() > known
+        known = set(vars(state))
+    with pytest.raises(ValueError, match="'judge' is none of the steps that follow Outputs: there"):
+        steps_after(state, "judge")
+    with pytest.raises(ValueError, match="'fuse' is none of .* Fused: intervene, locate, stage"):
+        steps_after(go_on(make_features(), to="fuse"), "fuse")
+
+
+def test_the_score_is_half_of_frames_and_half_of_motion(whole):
+    half = 0.5 * (whole.stage_delta_static + whole.stage_delta_dynamic)
+    np.testing.assert_allclose(whole.delta[:, 0], half @ np.array(STAGE_WEIGHTS), atol=1e-5)
+    assert differ(whole.stage_delta_static, 0) and differ(whole.stage_delta_dynamic, 0)
+
+
+def test_the_mask_reaches_the_score_through_its_feature_and_half_of_it_alone(whole):
+    features = make_features()
+    masks = 1 / (1 + np.exp(-features.mask_feature))
+    np.testing.assert_allclose(whole.fused_feature, features.video_feature * masks, atol=1e-5)
+    other = features.replace(mask_feature=-features.mask_feature)
+    located = go_on(other, to="locate")
+    assert differ(located.causal_feature, whole.causal_feature)
+    # Cut where it was cut before, the path of single frames does not know of the mask.
+    out = go_on(located.replace(window_cuts=whole.window_cuts, frame_cuts=whole.frame_cuts))
+    np.testing.assert_array_equal(out.stage_delta_static, whole.stage_delta_static)
+    assert differ(out.stage_delta_dynamic, whole.stage_delta_dynamic)
+
+
+@pytest.mark.parametrize("scope", ["pair", "batch"])
+def test_pairs_see_each_other_in_a_graph_of_the_batch_alone(scope, whole):
+    features = make_features()
+    changed = np.array(features.video_feature)
+    changed[[1, 3]] += 1  # the second pair
+    switches = {} if scope == "pair" else {"graph_scope": scope}
+    run = functools.partial(go_on, to="intervene", **switches)
+    before, after = run(features), run(features.replace(video_feature=changed))
+    moved = np.abs(after.causal_feature - before.causal_feature).max((1, 2))
+    assert (moved[[1, 3]] > 1e-3).all()
+    assert (moved[[0, 2]] > 1e-3).all() == (scope == "batch")
+    assert (moved[[0, 2]] == 0).all() == (scope == "pair")
+
+    graphs, nodes = (2, 8) if scope == "pair" else (1, 16)
+    weights = before.spatial_attention_layer1
+    assert weights.shape == (graphs, 4, nodes * (nodes - 1))
+    edges = before.graph.connect(windows=2, samples=PAIRS // graphs)
+    totals = np.zeros((graphs, 4, nodes))
+    np.add.at(totals, (slice(None), slice(None), edges.receivers), weights)
+    np.testing.assert_allclose(totals, 1, atol=1e-5)
+
+
+def layer_by_hand(params, x, edges, heads=4):
+    """A GATv2 layer edge by edge: nodes [n, d] and {(source, target)} to nodes [n, heads * d']."""
+    left, right = (x @ params[name]["kernel"] + params[name]["bias"] for name in ("lin_l", "lin_r"))
+    left, right = (y.reshape(len(x), heads, -1) for y in (left, right))
+    out = np.zeros_like(left)
+    for target in range(len(x)):
+        sources = [s for s, t in edges if t == target]
+        if not sources:
+            continue
+        hidden = left[sources] + right[target]
+        logits = (np.where(hidden > 0, hidden, 0.2 * hidden) * params["att"]).sum(-1)
+        weights = np.exp(logits - logits.max(0))
+        out[target] = ((weights / weights.sum(0))[..., None] * left[sources]).sum(0)
+    return out.reshape(len(x), -1) + params["bias"]
+
+
+@pytest.mark.parametrize("name", ["complete", "fused", "hand-made"])
+def test_messages_pass_along_the_edges_of_the_graph(name):
+    made = MessageGraph(
+        kinds=(NODE_KINDS[3], NODE_KINDS[0], NODE_KINDS[2]),  # in an order of its own
+        edges=(
+            EdgeSet(NODE_KINDS[2], NODE_KINDS[0], "within"),
+            EdgeSet(NODE_KINDS[0], NODE_KINDS[3], "across"),
+        ),
+        read=(NODE_KINDS[0], NODE_KINDS[3]),
+    )
+    graph = GRAPHS.get(name, made)
+    fused = go_on(make_features(), to="fuse").replace(graph=graph)
+    found = go_on(fused, to="intervene")
+
+    params = all_variables()["params"]["causal_intervention"]
+    features = dict(
+        zip(
+            NODE_KINDS,
+            (x for f in (fused.video_feature, fused.fused_feature) for x in np.split(f, 2)),
+            strict=True,
+        )
+    )
+    nodes = [(kind, window) for kind in graph.kinds for window in range(2)]
+    edges = [
+        (s, t)
+        for s, source in enumerate(nodes)
+        for t, target in enumerate(nodes)
+        if s != t
+        and (source[0], target[0], "within" if source[1] == target[1] else "across") in graph.edges
+    ]
+    for pair in range(PAIRS):
+        x = np.concatenate([features[kind][pair] for kind in graph.kinds])
+        y = layer_by_hand(params["gat1"], x, edges)
+        y = layer_by_hand(params["gat2"], np.where(y > 0, y, np.expm1(y)), edges)
+        y = y @ params["output_0"]["kernel"] + params["output_0"]["bias"]
+        y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-5)
+        y = np.maximum(y * params["output_1"]["scale"] + params["output_1"]["bias"], 0)
+        y += params["residual_weight"] * x
+        for who, kind in enumerate(graph.read):
+            want = y[2 * graph.kinds.index(kind) :][:2]
+            np.testing.assert_allclose(
+                found.causal_feature[who * PAIRS + pair], want, atol=1e-4, err_msg=kind
+            )
+
+
+def test_modules_that_are_switched_off_have_no_parameters():
+    every, fewer = shapes_of()["params"], shapes_of(**dict.fromkeys(SWITCHES, False))["params"]
+    assert every.keys() - fewer.keys() == set(SWITCHES.values())
     assert fewer == {name: every[name] for name in fewer}
 
 
-def test_without_the_graph_motion_features_are_used_as_they_are(params, whole):
-    run = functools.partial(compare, params, switches=["graph_intervention"])
-    query, exemplar = features(0), features(1)
-    out = run(query, exemplar)
-    both = np.concatenate([query.video_feature, exemplar.video_feature])
-    np.testing.assert_array_equal(out.causal_feature, both)
-    assert out.spatial_attention_layer1 is None and out.spatial_attention_layer2 is None
-    assert np.abs(out.delta - whole.delta).max() > 1e-3
-
-    # The graph is all that reads the segmenter's features.
-    other = run(query.replace(mask_feature=query.mask_feature[::-1]), exemplar)
-    np.testing.assert_array_equal(other.delta, out.delta)
-    # Given the features that the graph made, the rest is the whole network.
-    first, second = np.split(whole.causal_feature, 2)
-    rest = run(query.replace(video_feature=first), exemplar.replace(video_feature=second))
-    for field in ("delta", "transition_probability", "temporal_feature", "dynamic_decoded"):
-        np.testing.assert_allclose(getattr(rest, field), getattr(whole, field), atol=1e-5)
+def test_without_the_graph_motion_features_are_used_as_they_are():
+    features = make_features()
+    run = functools.partial(go_on, to="intervene", graph_intervention=False)
+    out = run(features)
+    np.testing.assert_array_equal(out.causal_feature, features.video_feature)
+    assert out.graph is out.spatial_attention_layer1 is out.spatial_attention_layer2 is None
+    # A network that has a graph can do without it, but not the other way round.
+    fused = go_on(features, to="fuse")
+    same = go_on(fused.replace(graph=None), to="intervene")
+    np.testing.assert_array_equal(same.causal_feature, features.video_feature)
+    with pytest.raises(ValueError, match="made with graph_intervention=False and has no param"):
+        run(fused)
 
 
-def test_without_temporal_attention_stages_are_decoded_token_by_token(params, whole):
-    out = compare(params, features(0), features(1), switches=["temporal_attention"])
+def test_without_temporal_attention_stages_keep_their_tokens(whole):
+    run = functools.partial(go_on, to="relate", temporal_attention=False)
+    staged = go_on(make_features(), to="stage")
+    out = run(staged.replace(stage_order=None))
     assert out.temporal_attention is None and out.temporal_feature is None
-    for field in ("causal_feature", "stage_embedding", "stage_delta_static"):
-        np.testing.assert_allclose(getattr(out, field), getattr(whole, field), atol=1e-5)
-
-    tokens = np.asarray(out.stage_embedding)  # [v, 3, 12, 8], and what comes of it by hand
-    memory = np.roll(tokens, PAIRS, axis=0)
-    decoded = []
-    for stage, name in enumerate(("decoder2", "decoder2", "decoder4")):
-        layer = params[name]["Dense_0"]
-        seen = np.sin(memory[:, stage]) * tokens[:, stage]
-        decoded.append(tokens[:, stage] + seen @ layer["kernel"] + layer["bias"])
-    np.testing.assert_allclose(out.dynamic_decoded, np.concatenate(decoded, 1), atol=1e-4)
-    x, layers = np.stack(decoded, 1), params["regressor_delta1"]
-    for name in ("layer1", "layer2"):
-        x = np.maximum(x @ layers[name]["kernel"] + layers[name]["bias"], 0)
-    x = x @ layers["layer3"]["kernel"] + layers["layer3"]["bias"]
-    dynamic = x[..., 0].mean(-1)
-    np.testing.assert_allclose(out.stage_delta_dynamic, dynamic, atol=1e-4)
-    want = (0.5 * (dynamic + out.stage_delta_static)) @ np.array(STAGE_WEIGHTS)
-    np.testing.assert_allclose(out.delta[:, 0], want, atol=1e-4)
-    assert np.abs(out.delta - whole.delta).max() > 1e-3
+    np.testing.assert_array_equal(out.dynamic_feature, whole.stage_embedding)
+    assert differ(out.dynamic_feature, whole.dynamic_feature)
+    with pytest.raises(ValueError, match="made with temporal_attention=False and has no param"):
+        run(staged)
 
 
-def test_fineparser_is_both_switched_off(params):
-    query, exemplar = features(0), features(1)
-    out = compare(params, query, exemplar, switches=SWITCHES)
-    assert out.temporal_feature is None and out.spatial_attention_layer1 is None
-    half = compare(params, query, exemplar, switches=["graph_intervention"])
-    for field in ("causal_feature", "transition_probability", "stage_embedding", "static_feature"):
-        np.testing.assert_allclose(getattr(out, field), getattr(half, field), atol=1e-5)
-    assert np.abs(out.stage_delta_dynamic - half.stage_delta_dynamic).max() > 1e-3
-    every = shapes_of()["params"].keys()
-    fewer = shapes_of(graph_intervention=False, temporal_attention=False)["params"].keys()
-    assert every - fewer == set.union(*SWITCHES.values())
-
-
-def test_predictions_cut_the_static_encoder_alone(params, whole):
-    labels = np.array([[9, 14], [8, 13], [10, 15], [8, 12]])  # other windows than any prediction
-    assert (labels != whole.transitions).any(axis=1).all()
+def test_predictions_cut_the_static_encoder_alone(whole):
+    features = make_features()
+    assert (LABELS != whole.transitions).any(axis=1).all()
     off, on = (
-        compare(
-            params,
-            features(0),
-            features(1),
-            transitions=labels,
-            static_from_prediction=np.array(flag),
+        go_on(
+            features,
+            to="stage",
+            labels={"transitions": LABELS, "static_from_prediction": np.array(flag)},
         )
         for flag in (False, True)
     )
     for out in (off, on):
         np.testing.assert_array_equal(out.transitions, whole.transitions)
     np.testing.assert_allclose(on.static_feature, whole.static_feature, atol=1e-5)
-    assert np.abs(on.static_feature - off.static_feature).max() > 1e-2
+    assert differ(on.static_feature, off.static_feature, 1e-2)
     np.testing.assert_array_equal(on.stage_feature, off.stage_feature)
-    assert np.abs(on.stage_feature - whole.stage_feature).max() > 1e-2
+    assert differ(on.stage_feature, whole.stage_feature, 1e-2)
+
+
+class TestInterventions:
+    """Run to a step, change what it gave, go on: one of each kind."""
+
+    def test_replacing_the_fused_feature(self, whole):
+        fused = go_on(make_features(), to="fuse")
+        changed = fused.replace(fused_feature=np.zeros_like(fused.fused_feature))
+        out = go_on(changed)
+        np.testing.assert_array_equal(out.video_feature, whole.video_feature)
+        assert differ(out.causal_feature, whole.causal_feature)
+        assert differ(out.delta, whole.delta)
+
+    def test_cutting_edges_of_the_graph(self, whole):
+        """Without messages from a video to the other one, neither can move the other's features."""
+        cut = GRAPHS["complete"]
+        for feature in ("original", "fused"):
+            for other in ("original", "fused"):
+                cut = cut.without(f"query {feature}", f"exemplar {other}")
+                cut = cut.without(f"exemplar {feature}", f"query {other}")
+        features = make_features()
+        changed = np.array(features.video_feature)
+        changed[PAIRS:] += 1  # the exemplars
+        run = functools.partial(go_on, to="intervene")
+        states = [features, features.replace(video_feature=changed)]
+        fused = [go_on(state, to="fuse") for state in states]
+        before, after = (run(state.replace(graph=cut)) for state in fused)
+        assert before.spatial_attention_layer1.shape == (PAIRS, 4, 2 * 4 * 3)
+        moved = after.causal_feature - before.causal_feature
+        assert (moved[:PAIRS] == 0).all() and differ(moved[PAIRS:], 0)
+        assert differ(before.causal_feature, whole.causal_feature)
+        linked = run(fused[1]).causal_feature - whole.causal_feature
+        assert differ(linked[:PAIRS], 0)
+        # No edge at all is a graph too: what is left is each node by itself.
+        alone = cut.without(time="within").without(time="across")
+        assert np.isfinite(run(fused[0].replace(graph=alone)).causal_feature).all()
+
+    def test_setting_transitions(self, whole):
+        located = go_on(make_features(), to="locate")
+        out = go_on(located.replace(window_cuts=LABELS, frame_cuts=LABELS))
+        labelled = go_on(make_features(), to="stage", labels={"transitions": LABELS})
+        np.testing.assert_array_equal(out.stage_feature, labelled.stage_feature)
+        np.testing.assert_array_equal(out.static_feature, labelled.static_feature)
+        np.testing.assert_array_equal(out.causal_feature, whole.causal_feature)
+        assert differ(out.delta, whole.delta)
+
+    @pytest.mark.parametrize("order", ["causal", "full", "none", "reversed"])
+    def test_changing_the_order_of_stages(self, order, whole):
+        """A stage's tokens move with those of the stages that it attends to, and no others."""
+        staged = go_on(make_features(), to="stage").replace(stage_order=order)
+        relate = functools.partial(go_on, to="relate")
+        before = relate(staged)
+        attends = {
+            "causal": [(0,), (0, 1), (0, 1, 2)],
+            "full": [(0, 1, 2)] * 3,
+            "none": [(0,), (1,), (2,)],
+            "reversed": [(0, 1, 2), (1, 2), (2,)],
+        }[order]
+        for source in range(3):
+            embedding = np.array(staged.stage_embedding)
+            embedding[:, source] += np.linspace(-1, 1, 8, dtype=np.float32)
+            after = relate(staged.replace(stage_embedding=embedding))
+            for target in range(3):
+                moved = after.dynamic_feature[:, target] - before.dynamic_feature[:, target]
+                assert differ(moved, 0) == (source in attends[target]), (source, target)
+        np.testing.assert_allclose(before.temporal_attention.sum(-1), 1, atol=1e-5)
+        same = order == "causal"
+        assert differ(before.dynamic_feature, whole.dynamic_feature, 1e-6) != same

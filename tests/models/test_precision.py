@@ -17,6 +17,7 @@ from finecausal_jax.models.i3d import I3D, ConvUnit, Mixed
 from finecausal_jax.models.layers import run_block
 from finecausal_jax.models.static_encoder import BasicBlock, ResNet34
 from finecausal_jax.training import steps
+from finecausal_jax.verification.forward import attention_matrix
 
 SMALL = {
     "frames": 16,
@@ -179,7 +180,8 @@ def test_bfloat16_stays_close():
     np.testing.assert_allclose(rounded.delta, exact.delta, atol=0.1 * np.abs(exact.delta).max())
     # A softmax computed in bfloat16 would miss 1 by some 1e-3.
     np.testing.assert_allclose(rounded.temporal_attention.sum(-1), 1, atol=1e-5)
-    np.testing.assert_allclose(rounded.spatial_attention_layer1.sum(-1), 1, atol=1e-5)
+    matrix = attention_matrix(rounded, "spatial_attention_layer1")  # [head, target, source]
+    np.testing.assert_allclose(matrix.sum(-1), 1, atol=1e-5)
 
 
 class TwoBlocks(nn.Module):

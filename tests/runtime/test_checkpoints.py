@@ -32,6 +32,18 @@ def test_a_checkpoint_saved_again_has_the_new_values_and_metrics(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
 
 
+def test_saving_a_step_again_warns_of_nothing(tmp_path, caplog):
+    """A training does it at every evaluation; users would take a warning for a fault."""
+    with CheckpointStore(tmp_path, keep_latest=1) as store:
+        for step, spearman in ((3, 0.5), (6, 0.25), (9, 0.125)):  # 3 stays, the best; 6 goes
+            store.save(step, items(1))
+            store.save(step, items(2), {"spearman": spearman})
+    assert [record.getMessage() for record in caplog.records if record.levelname != "INFO"] == []
+    with CheckpointStore(tmp_path) as store:
+        assert store.steps() == [3, 9]
+        assert store.find("best") == 3
+
+
 def test_a_kill_between_two_saves_of_a_step_loses_nothing(tmp_path, monkeypatch):
     with CheckpointStore(tmp_path) as store:
         store.save(3, items(1))

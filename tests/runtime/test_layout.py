@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from finecausal_jax.runtime import layout
+from finecausal_jax.runtime.layout import make_layout
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,6 @@ def test_no_device_says_what_to_do(monkeypatch, error):
     def fail():
         raise error
 
-    monkeypatch.setattr(jax, "device_count", fail)
+    monkeypatch.setattr(jax, "devices", fail)
     with pytest.raises(ValueError, match=r"no device for JAX_PLATFORMS=cpu.*cuda12.*JAX says: "):
-        layout.make_mesh()
+        make_layout()

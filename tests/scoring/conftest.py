@@ -1,4 +1,4 @@
-"""A made split without files, and a stand-in model whose predictions can be worked out by hand."""
+"""A synthetic split without files, and a stand-in model that can be computed by hand."""
 
 import dataclasses
 import io
@@ -11,7 +11,9 @@ from PIL import Image
 
 import finecausal_jax as fc
 from finecausal_jax.data import preprocessing
+from finecausal_jax.data.clips import Clip
 from finecausal_jax.data.dives import Dive, DiveInfo
+from finecausal_jax.scoring.scorer import Scorer
 
 SETTINGS = preprocessing.Preprocessing(frames=8, frame_size=8, resize_width=8, resize_height=8)
 
@@ -21,9 +23,14 @@ class Source:
 
     def __init__(self, infos, *, size=8, levels=None):
         self.infos = tuple(infos)
+        self.keys = tuple(info.key for info in self.infos)
+        self.fingerprint = ""
         self.read = []  # rows, in the order in which they were decoded
         self._size = size
         self._levels = levels or [40 + 25 * row for row in range(len(self.infos))]
+
+    def __len__(self):
+        return len(self.infos)
 
     def __getitem__(self, row):
         self.read.append(row)
@@ -31,7 +38,9 @@ class Source:
         mask = np.zeros((self._size, self._size), np.uint8)
         mask[: 1 + self._levels[row] % 5] = 255
         frame = np.full((self._size, self._size, 3), self._levels[row], np.uint8)
-        return Dive(self.infos[row], (encode(frame),) * count, (encode(mask),) * count)
+        info = self.infos[row]
+        images = (encode(frame),) * count, (encode(mask),) * count
+        return Dive(info, Clip(info.key, info.frame_numbers, *images))
 
 
 def encode(pixels):
@@ -119,6 +128,16 @@ def make_source():
 @pytest.fixture
 def variables():
     return {"weight": jnp.float32(3.0)}
+
+
+@pytest.fixture
+def scorer(model, variables, settings):
+    return make_scorer(model, variables, settings)
+
+
+def make_scorer(model, variables, settings=SETTINGS, **options):
+    made_with = {"model.window_stride": model.window_stride}
+    return Scorer(model, variables, settings, made_with=made_with, progress=False, **options)
 
 
 @pytest.fixture

@@ -61,32 +61,14 @@ def test_stored_features_give_what_the_whole_network_gives(
     )
     variables = weights(network)
     sizes = {"video_batch": 2, "pair_batch": 3, "progress": False}
-    result = protocol.evaluate(
-        network,
-        variables,
-        test,
-        train,
-        settings,
-        exemplars=2,
-        **sizes,
-    )
+    scorer = fc.Scorer(network, variables, settings, **sizes)
+    result = protocol.evaluate(scorer, test, train, protocol.Choice(2))
 
     sources = {"train": train, "test": test}
-    fingerprint = bank.make_fingerprint(network, variables, settings, sources)
-    bank.build_bank(
-        tmp_path,
-        fingerprint,
-        network,
-        variables,
-        settings,
-        sources,
-        batch_size=2,
-        progress=False,
-    )
+    fingerprint = bank.make_fingerprint(scorer, sources)
+    bank.build_bank(tmp_path, fingerprint, scorer, sources)
     encodings = bank.load_bank(tmp_path, fingerprint)
-    stored = protocol.evaluate(
-        network, variables, test, train, settings, exemplars=2, encodings=encodings, **sizes
-    )
+    stored = protocol.evaluate(scorer, test, train, protocol.Choice(2), encodings=encodings)
     assert stored.metrics == result.metrics  # bit for bit: the same programs on the same batches
 
     whole = jax.jit(network.apply)
@@ -96,7 +78,7 @@ def test_stored_features_give_what_the_whole_network_gives(
 
     def video(key):
         source, row = by_key[key]
-        return preprocessing.evaluation_video(source[row], settings)
+        return preprocessing.evaluation_video(source[row].clip, settings)
 
     counts = []
     for dive in result.dives:

@@ -7,16 +7,19 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from finecausal_jax.data.preprocessing import Preprocessing
 from finecausal_jax.models.finecausal import FineCausal
+from finecausal_jax.runtime.layout import Layout
 from finecausal_jax.scoring import bank, protocol
-
-QUIET = {"progress": False}
+from finecausal_jax.scoring.protocol import Choice
+from finecausal_jax.scoring.scorer import Scorer
 
 
 @pytest.fixture
@@ -38,14 +41,27 @@ def sources(train_source, test_source):
     return {"train": train_source, "test": test_source}
 
 
+SETTINGS = Preprocessing(8, 8, 8, 8)
+
+
+def make_scorer(model, variables, settings=SETTINGS, **options):
+    made_with = {"model.window_stride": model.window_stride}
+    return Scorer(model, variables, settings, made_with=made_with, progress=False, **options)
+
+
 @pytest.fixture
-def build(model, variables, settings, sources):
+def scorer(model, variables, settings):
+    return make_scorer(model, variables, settings, video_batch=2)
+
+
+@pytest.fixture
+def build(scorer, sources):
     """Builds a bank of 2 dives a shard: four shards of training dives and three of test dives."""
 
-    def build(folder, sources=sources, variables=variables, settings=settings, **options):
-        fingerprint = bank.make_fingerprint(model, variables, settings, sources)
-        options = {"batch_size": 2, "shard_dives": 2, **QUIET, **options}
-        return bank.build_bank(folder, fingerprint, model, variables, settings, sources, **options)
+    def build(folder, sources=sources, scorer=scorer, **options):
+        fingerprint = bank.make_fingerprint(scorer, sources)
+        options = {"shard_dives": 2, **options}
+        return bank.build_bank(folder, fingerprint, scorer, sources, **options)
 
     return build
 
@@ -65,9 +81,9 @@ def built(tmp_path, finished, build):
 
 
 @pytest.fixture
-def load(model, variables, settings, sources):
-    def load(folder, model=model, variables=variables, settings=settings, sources=sources):
-        return bank.load_bank(folder, bank.make_fingerprint(model, variables, settings, sources))
+def load(scorer, sources):
+    def load(folder, scorer=scorer, sources=sources):
+        return bank.load_bank(folder, bank.make_fingerprint(scorer, sources))
 
     return load
 
@@ -82,16 +98,13 @@ def same_dives(one, other):
             np.testing.assert_array_equal(getattr(a, field.name), getattr(b, field.name))
 
 
-def test_scores_from_a_bank_equal_the_direct_ones(
-    build, load, model, variables, settings, sources, tmp_path
-):
+def test_scores_from_a_bank_equal_the_direct_ones(build, load, scorer, sources, tmp_path):
     train, test = sources["train"], sources["test"]
-    options = {"exemplars": 3, "video_batch": 2, **QUIET}
-    want = protocol.evaluate(model, variables, test, train, settings, **options)
+    want = protocol.evaluate(scorer, test, train, Choice(3))
     assert build(tmp_path) == 12
     train.read.clear(), test.read.clear()
     encodings = load(tmp_path)
-    got = protocol.evaluate(model, variables, test, train, settings, encodings=encodings, **options)
+    got = protocol.evaluate(scorer, test, train, Choice(3), encodings=encodings)
     assert train.read == test.read == []  # no video is decoded again
     same_dives(got.dives, want.dives)  # bit for bit: batches have the same shape
     assert got.metrics == want.metrics
@@ -102,18 +115,15 @@ def test_scores_from_a_bank_equal_the_direct_ones(
 
 
 def test_a_bank_of_exemplars_leaves_the_queries_to_be_encoded(
-    build, load, model, variables, settings, sources, tmp_path
+    build, load, scorer, sources, tmp_path
 ):
     train, test = sources["train"], sources["test"]
-    options = {"video_batch": 2, **QUIET}
-    want = protocol.evaluate(model, variables, test, train, settings, **options)
+    want = protocol.evaluate(scorer, test, train, Choice())
     build(tmp_path, {"train": train})
     train.read.clear(), test.read.clear()
     encodings = load(tmp_path)
     assert set(encodings) == {info.key for info in train.infos}
-    new = protocol.score_dives(
-        model, variables, test, train, settings, rows=[3], encodings=encodings, **options
-    )
+    new = protocol.score_dives(scorer, test, train, Choice(), rows=[3], encodings=encodings)
     assert (train.read, set(test.read)) == ([], {3})  # a new dive costs one encoding
     same_dives(new, want.dives[3:4])
 
@@ -146,50 +156,59 @@ def test_a_build_that_was_stopped_ends_as_an_unbroken_one(
     assert content(tmp_path / "broken") == content(tmp_path / "whole")
 
 
-def test_a_finished_build_does_nothing_again(build, sources, built):
+def test_a_finished_build_does_nothing_again(build, scorer, sources, built):
     before = content(built)
     sources["train"].read.clear()
     # Another batch size would plan shards of 3; the bank keeps those that it was begun with.
-    assert build(built, batch_size=3) == 0
+    assert build(built, scorer=dataclasses.replace(scorer, video_batch=3)) == 0
     assert sources["train"].read == []
     assert content(built) == before
 
 
-def changed_encoder(model, variables, settings, sources):
-    params = {**variables["params"], "base_model": {"kernel": np.ones((2, 3), np.float32)}}
-    return {"variables": {**variables, "params": params}}
+def changed_encoder(scorer, sources):
+    params = {**scorer.variables["params"], "base_model": {"kernel": np.ones((2, 3), np.float32)}}
+    return {"scorer": dataclasses.replace(scorer, variables={**scorer.variables, "params": params})}
 
 
-def changed_backbone(model, variables, settings, sources):
-    video_encoder = {**variables["params"]["video_encoder"], "backbone": {"scale": np.zeros(2)}}
-    params = {**variables["params"], "video_encoder": video_encoder}
-    return {"variables": {**variables, "params": params}}
+def changed_backbone(scorer, sources):
+    video_encoder = {
+        **scorer.variables["params"]["video_encoder"],
+        "backbone": {"scale": np.zeros(2)},
+    }
+    params = {**scorer.variables["params"], "video_encoder": video_encoder}
+    return {"scorer": dataclasses.replace(scorer, variables={**scorer.variables, "params": params})}
 
 
-def changed_statistics(model, variables, settings, sources):
-    return {"variables": {**variables, "batch_stats": {"segmenter": {"mean": np.zeros(3)}}}}
+def changed_statistics(scorer, sources):
+    return {
+        "scorer": dataclasses.replace(
+            scorer,
+            variables={**scorer.variables, "batch_stats": {"segmenter": {"mean": np.zeros(3)}}},
+        )
+    }
 
 
-def changed_layout(model, variables, settings, sources):
-    kernel = variables["params"]["base_model"]["kernel"].reshape(3, 2)  # the same bytes
-    params = {**variables["params"], "base_model": {"kernel": kernel}}
-    return {"variables": {**variables, "params": params}}
+def changed_layout(scorer, sources):
+    kernel = scorer.variables["params"]["base_model"]["kernel"].reshape(3, 2)  # the same bytes
+    params = {**scorer.variables["params"], "base_model": {"kernel": kernel}}
+    return {"scorer": dataclasses.replace(scorer, variables={**scorer.variables, "params": params})}
 
 
-def changed_model(model, variables, settings, sources):
-    return {"model": dataclasses.replace(model, window_stride=2)}
+def changed_model(scorer, sources):
+    return {"scorer": dataclasses.replace(scorer, made_with={"model.window_stride": 2})}
 
 
-def changed_frames(model, variables, settings, sources):
-    return {"settings": dataclasses.replace(settings, resize_height=16)}
+def changed_frames(scorer, sources):
+    sizes = dataclasses.replace(scorer.preprocessing, resize_height=16)
+    return {"scorer": dataclasses.replace(scorer, preprocessing=sizes)}
 
 
-def changed_dives(model, variables, settings, sources):
+def changed_dives(scorer, sources):
     train = sources["train"]
     return {"sources": {**sources, "train": type(train)(train.infos[:-1])}}
 
 
-def changed_pixels(model, variables, settings, sources):
+def changed_pixels(scorer, sources):
     """Another release of the same dives."""
     train = sources["train"]
     other = type(train)(train.infos)
@@ -197,7 +216,7 @@ def changed_pixels(model, variables, settings, sources):
     return {"sources": {**sources, "train": other}}
 
 
-def changed_labels(model, variables, settings, sources):
+def changed_labels(scorer, sources):
     test = sources["test"]
     first = dataclasses.replace(test.infos[0], frame_labels=np.repeat([1, 2, 3], [4, 2, 2]))
     return {"sources": {**sources, "test": type(test)([first, *test.infos[1:]])}}
@@ -217,32 +236,30 @@ def changed_labels(model, variables, settings, sources):
         (changed_labels, "dives.test"),
     ],
 )
-def test_a_bank_of_something_else_is_refused(
-    load, built, model, variables, settings, sources, change, field
-):
+def test_a_bank_of_something_else_is_refused(load, built, scorer, sources, change, field):
     before = content(built)
-    other = change(model, variables, settings, sources)
+    other = change(scorer, sources)
     match = rf"--overwrite:\n  {field}: the bank has .+, expected [^\n]+$"  # this field alone
     with pytest.raises(ValueError, match=match):
         load(built, **other)
-    arguments = {"model": model, "variables": variables, "settings": settings, "sources": sources}
-    arguments |= other
+    arguments = {"scorer": scorer, "sources": sources} | other
     fingerprint = bank.make_fingerprint(**arguments)
-    make = {"batch_size": 2, "shard_dives": 2, **QUIET}
     with pytest.raises(ValueError, match=match):
-        bank.build_bank(built, fingerprint, **arguments, **make)
+        bank.build_bank(built, fingerprint, **arguments, shard_dives=2)
     assert content(built) == before
-    bank.build_bank(built, fingerprint, **arguments, **make, overwrite=True)
+    bank.build_bank(built, fingerprint, **arguments, shard_dives=2, overwrite=True)
     assert load(built, **other).keys() == {
         info.key for source in arguments["sources"].values() for info in source.infos
     }
 
 
-def test_what_only_the_comparison_reads_does_not_make_a_bank_stale(load, variables, built):
+def test_what_only_the_comparison_reads_does_not_make_a_bank_stale(load, scorer, built):
+    variables = scorer.variables
     video_encoder = {**variables["params"]["video_encoder"], "inc1": {"scale": np.zeros(2)}}
     regressor = {"bias": np.ones(2, np.float32)}
     params = {**variables["params"], "regressor_delta1": regressor, "video_encoder": video_encoder}
-    load(built, variables={**variables, "params": params, "weight": jnp.float32(9)})
+    variables = {**variables, "params": params, "weight": jnp.float32(9)}
+    load(built, scorer=dataclasses.replace(scorer, variables=variables))
 
 
 def test_encoders_are_modules_of_the_network():
@@ -260,17 +277,17 @@ def test_encoders_are_modules_of_the_network():
         ("tpu", "bfloat16", "bfloat16 of tpu"),
     ],
 )
-def test_how_products_round_belongs_to_a_bank(
-    load, monkeypatch, built, platform, precision, products
-):
-    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+def test_how_products_round_belongs_to_a_bank(load, scorer, built, platform, precision, products):
+    devices = np.array([types.SimpleNamespace(platform=platform)])
+    mesh = types.SimpleNamespace(devices=devices, shape={"data": 1})
+    scorer = dataclasses.replace(scorer, layout=Layout(mesh))
     with jax.default_matmul_precision(precision):
         if products == "float32":
-            assert len(load(built)) == 12
+            assert len(load(built, scorer=scorer)) == 12
         else:
             match = f"\n  products: the bank has 'float32', expected '{products}'$"
             with pytest.raises(ValueError, match=match):
-                load(built)
+                load(built, scorer=scorer)
 
 
 def test_only_the_splits_that_were_asked_for_are_read(load, sources, built):
@@ -286,26 +303,6 @@ def test_a_build_that_was_killed_at_once_goes_on(build, tmp_path):
     (tmp_path / ".bank.json.x3k2").write_text('{"fing')
     assert build(tmp_path) == 12
     assert not list(tmp_path.glob(".*"))
-
-
-def test_every_setting_of_the_network_is_known_to_matter_or_not():
-    """A new setting has to be put into one of the two."""
-    comparison = {
-        "embedding",
-        "stage_frames",
-        "stage_margin",
-        "graph_scope",
-        "graph_intervention",
-        "temporal_attention",
-        "graph_dropout",
-        "attention_dropout",
-        "dropout",
-        "base_batch_norm",  # of training alone
-        "delta_scale",
-        "remat",  # changes no number
-    }
-    fields = {field.name for field in dataclasses.fields(FineCausal)} - {"parent", "name"}
-    assert fields - comparison == set(bank.ENCODER_SETTINGS)
 
 
 def test_a_truncated_shard_is_named_and_mended_by_deleting_it(build, load, built):
@@ -344,34 +341,27 @@ def test_a_folder_that_is_no_bank_is_left_alone(build, load, tmp_path):
 
 _TWO_DEVICES = """
 import sys
-import jax
-import numpy as np
 sys.path.insert(0, sys.argv[1])
 import conftest
 from finecausal_jax.scoring import bank
-from finecausal_jax.runtime import layout
 
-mesh = layout.make_mesh()
-assert mesh.size == 2
+scorer = conftest.make_scorer(conftest.FakeModel(), {})
+assert scorer.layout.mesh.size == 2
 train = conftest.Source([conftest.info("Cup", row, "101b", 10.0 + row, 2.0) for row in range(7)])
-model, settings = conftest.FakeModel(), conftest.SETTINGS
-fingerprint = bank.make_fingerprint(model, {}, settings, {"train": train})
-bank.build_bank(
-    sys.argv[2], fingerprint, model, {}, settings, {"train": train},
-    batch_size=4, shard_dives=4, sharding=layout.over_data(mesh), progress=False,
-)
+fingerprint = bank.make_fingerprint(scorer, {"train": train})
+bank.build_bank(sys.argv[2], fingerprint, scorer, {"train": train}, shard_dives=4)
 """
 
 
-def test_two_devices_make_the_same_bank(model, settings, make_info, make_source, tmp_path):
+def test_two_devices_make_the_same_bank(model, make_info, make_source, tmp_path):
     here = pathlib.Path(__file__).parent
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
     arguments = [sys.executable, "-c", _TWO_DEVICES, str(here), str(tmp_path / "two")]
     subprocess.run(arguments, check=True, env=environment, cwd=here.parents[1])
     train = make_source([make_info("Cup", row, "101b", 10.0 + row, 2.0) for row in range(7)])
-    fingerprint = bank.make_fingerprint(model, {}, settings, {"train": train})
-    options = {"batch_size": 4, "shard_dives": 4, **QUIET}
-    bank.build_bank(tmp_path / "one", fingerprint, model, {}, settings, {"train": train}, **options)
+    scorer = make_scorer(model, {})
+    fingerprint = bank.make_fingerprint(scorer, {"train": train})
+    bank.build_bank(tmp_path / "one", fingerprint, scorer, {"train": train}, shard_dives=4)
     one, two = (bank.load_bank(tmp_path / name, fingerprint) for name in ("one", "two"))
     assert list(one) == list(two) == [("Cup", row) for row in range(7)]
     # Half a batch a device may add up in another order: a few roundings of float32.

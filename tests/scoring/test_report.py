@@ -1,5 +1,7 @@
 """What the table, the JSON file and the plot say."""
 
+import dataclasses
+import io
 import json
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from finecausal_jax.runtime.console import make_console
 from finecausal_jax.scoring import metrics, protocol, report
 
 
@@ -65,10 +68,51 @@ def test_table_holds_the_numbers(evaluation):
     assert [row[0] for row in worst] == ["5253b", "101b", "107b"]
 
 
+def long_names(evaluation):
+    """The same with larger errors, and competitions named as the rendered ones are."""
+    dives = tuple(
+        dataclasses.replace(
+            one,
+            key=("Rendered01_10m_Platform_Women", one.key[1] + 120),
+            deltas=one.deltas * 100,
+            stage_deltas=one.stage_deltas * 100,
+        )
+        for one in evaluation.dives
+    )
+    return dataclasses.replace(evaluation, dives=dives)
+
+
+def test_nothing_is_cut_where_output_is_no_terminal(evaluation):
+    file = io.StringIO()
+    report.print_table(
+        long_names(evaluation), data_name="rendered data", console=make_console(file)
+    )
+    rows = [line.split() for line in file.getvalue().splitlines()]
+    worst = "5253b 3.5 42.00 1435.00 +120.00 +200.00 +80.00 129 of Rendered01_10m_Platform_Women"
+    assert worst.split() in rows
+
+
+def test_a_narrow_terminal_folds_names_before_numbers(evaluation):
+    file = io.StringIO()
+    console = Console(file=file, width=70, force_terminal=True, color_system=None)
+    report.print_table(long_names(evaluation), data_name="rendered data", console=console)
+    lines = file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 70
+    (first,) = (i for i, line in enumerate(lines) if line.split()[:1] == ["5253b"])
+    numbers = "5253b 3.5 42.00 1435.00 +120.00 +200.00 +80.00".split()
+    assert lines[first].split()[:7] == numbers
+    place = lines[first].find("129")
+    (last,) = (i for i, line in enumerate(lines) if line.split()[:1] == ["101b"])  # the next row
+    cells = [line[place:].strip() for line in lines[first:last]]
+    assert "".join(cells) == "129 ofRendered01_10m_Platform_Women"
+
+
 def test_json_holds_every_dive(evaluation, tmp_path):
-    path = report.write_json(evaluation, tmp_path / "new" / "result.json", data_name="made data")
+    path = report.write_json(
+        evaluation, tmp_path / "new" / "result.json", data_name="synthetic data"
+    )
     read = json.loads(path.read_text())
-    assert read["data"] == "made data"
+    assert read["data"] == "synthetic data"
     assert read["metrics"]["dives"] == 3
     assert read["metrics"]["mask_recall"] == 0.5
     assert read["baselines"]["difficulty_only"]["execution_spearman"] is None

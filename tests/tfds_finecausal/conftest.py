@@ -1,4 +1,4 @@
-"""A small made release, rendered once, and copies of it to spoil."""
+"""A small release, rendered once, and copies of it to spoil."""
 
 import pathlib
 import shutil

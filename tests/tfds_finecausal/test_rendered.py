@@ -287,18 +287,10 @@ def test_command_line(tmp_path):
     assert wrong.returncode == 2 and "competitions=0, from 2" in wrong.stderr
 
 
-def test_render_command(tmp_path, capsys, small_settings):
-    target = tmp_path / "made"
-    settings = {
-        **small_settings,
-        "train_dives": 2,
-        "test_dives": 1,
-        "dive_numbers": 1,
-        "workers": 0,
-    }
-    config = types.SimpleNamespace(
-        rendered=settings, data=types.SimpleNamespace(manual_dir=str(target))
-    )
+def test_render_command(tmp_path, capsys):
+    target = tmp_path / "rendered"
+    rendered = {"train_dives": 2, "test_dives": 1, "width": 48, "height": 32}
+    config = {"rendered": rendered, "data": {"manual_dir": str(target)}}
     assert render_command.NEEDS_CONFIG
     assert render_command.run(types.SimpleNamespace(config=config)) == 0
     assert "not real" in capsys.readouterr().out

@@ -13,11 +13,13 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from configs import demo
-from finecausal_jax import settings as run_settings
 from finecausal_jax.data import pipeline, preprocessing
 from finecausal_jax.data.dives import DiveSource, dataset_folder
 from finecausal_jax.data.preprocessing import Preprocessing
 from finecausal_jax.data.resizing import Resize
+from finecausal_jax.settings import read
+from finecausal_jax.settings.config import differences
+from finecausal_jax.settings.schema import FIXED_ON_RESUME
 from tfds_finecausal import building
 from tfds_finecausal.release import read_release
 from tfds_finecausal.resized_images import ResizedImages
@@ -80,7 +82,7 @@ def test_every_draw_of_training_is_the_same(built):
             preprocessing.training_video(dive, KEPT, np.random.default_rng(seed))
             for dive in (left, right)
         ]
-        for name in ("frames", "mask", "transitions"):
+        for name in ("frames", "mask", "rows"):
             first, second = (getattr(video, name) for video in videos)
             np.testing.assert_array_equal(first, second)
             assert first.dtype == second.dtype
@@ -111,11 +113,11 @@ def test_tfds_reads_it_too(built):
 
 def test_a_run_may_go_on_with_the_other_data_set():
     config = demo.get_config()
-    before = run_settings.to_json(config)
+    before = read(config)
     config.data.stored = "resized"
-    assert run_settings.differences(before, config) == []
+    assert differences(before, read(config), FIXED_ON_RESUME) == []
     config.data.resize_height = 60
-    assert len(run_settings.differences(before, config)) == 1
+    assert len(differences(before, read(config), FIXED_ON_RESUME)) == 1
 
 
 def test_another_size_is_refused(built, small_release):
@@ -139,7 +141,7 @@ def test_another_size_is_refused(built, small_release):
     other = dataclasses.replace(SQUEEZED, resize_height=30)
     dive = DiveSource(folder, "train", resize=SQUEEZED.resize)[0]
     with pytest.raises(ValueError, match=r"dive \('.*\) was stored resized to 16 x 28, .* 16 x 30"):
-        preprocessing.evaluation_video(dive, other)
+        preprocessing.evaluation_video(dive.clip, other)
 
 
 @pytest.fixture
@@ -179,9 +181,10 @@ def test_a_set_of_another_size_is_replaced_when_asked(copied, small_release):
 def test_images_that_are_too_narrow_for_the_crop_are_named(built):
     wide = dataclasses.replace(KEPT, frame_size=28, resize_height=28)
     dive = DiveSource(built[KEPT], "train", resize=wide.resize)[0]
-    narrow = dataclasses.replace(dive, frames=dive.frames[:, :, :20], masks=dive.masks[:, :, :20])
+    images = {"frames": dive.frames[:, :, :20], "masks": dive.masks[:, :, :20]}
+    narrow = dataclasses.replace(dive, clip=dataclasses.replace(dive.clip, **images))
     with pytest.raises(ValueError, match=r"dive \('.*20 pixels wide, expected at least frame_size"):
-        preprocessing.evaluation_video(narrow, wide)
+        preprocessing.evaluation_video(narrow.clip, wide)
 
 
 def test_coloured_masks_become_grey_before_they_are_resized(tmp_path):

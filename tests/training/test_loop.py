@@ -4,6 +4,7 @@ The step here is a few operations that depend on everything a step may depend on
 key), so that these tests see the loop and not the network; `test_steps` has the real step.
 """
 
+import dataclasses
 import json
 import types
 
@@ -14,11 +15,15 @@ import pytest
 
 from configs import demo
 from finecausal_jax.runtime.checkpoints import CheckpointStore
+from finecausal_jax.runtime.layout import make_layout
 from finecausal_jax.scoring.protocol import Evaluation
+from finecausal_jax.settings import read, things, workdirs
 from finecausal_jax.training import loop
 from finecausal_jax.training.losses import Losses
 from finecausal_jax.training.optimiser import Optimiser, make_optimiser
 from finecausal_jax.training.schedule import Schedule
+from finecausal_jax.training.start import Start
+from finecausal_jax.training.watch import NonFiniteLossError
 from tfds_finecausal.building import build_dataset
 from tfds_finecausal.rendered import render_release
 
@@ -83,9 +88,13 @@ def jitted():
 
 
 @pytest.fixture
-def cheap(monkeypatch, jitted):
-    """Replaces network and evaluation; `cheap.at[step]` is called before that step."""
+def cheap(config, jitted):
+    """Trains with a step and an evaluation that cost nothing.
+
+    `cheap.at[step]` is called before that step; `cheap.loss[step]` replaces losses.
+    """
     control = types.SimpleNamespace(at={}, loss={})
+    control.evaluate = lambda variables: Evaluation((), METRICS, {})
 
     def watched(state, batch, key):
         number = int(state.step) + 1
@@ -93,12 +102,21 @@ def cheap(monkeypatch, jitted):
         state, losses = jitted.step(state, batch, key)
         return state, losses.replace(**control.loss.get(number, {}))
 
-    variables = {"params": {"base_model": {"kernel": jnp.zeros(16)}}, "batch_stats": {}}
-    monkeypatch.setattr(loop, "make_step", lambda *_: (watched, jitted.optimiser))
-    monkeypatch.setattr(loop, "compile_step", lambda step, *_: step)
-    monkeypatch.setattr(loop, "init_variables", lambda *_: variables)
-    evaluation = Evaluation((), METRICS, {})
-    monkeypatch.setattr(loop, "evaluate_variables", lambda *_: evaluation)
+    def variables():
+        return {"params": {"base_model": {"kernel": jnp.zeros(16)}}, "batch_stats": {}}
+
+    def train(folder):
+        settings = read(config)
+        run = things.make_run(settings, make_layout())
+        run = dataclasses.replace(
+            run,
+            start=Start(jitted.optimiser, run.layout, variables, variables),
+            compile=lambda *_: watched,
+            evaluate=lambda variables: control.evaluate(variables),
+        )
+        return loop.train(run, folder, claim=lambda: workdirs.claim(folder, settings))
+
+    control.train = train
     return control
 
 
@@ -109,13 +127,13 @@ def runs():
 
 
 @pytest.fixture
-def unbroken(config, cheap, jitted, runs, tmp_path_factory):
+def unbroken(cheap, jitted, runs, tmp_path_factory):
     """A run without incident: its last state, the steps that it logged, how often it traced."""
     if not runs:
         folder = tmp_path_factory.mktemp("unbroken")
         jitted.step.clear_cache()
         before = jitted.traces
-        state = jax.device_get(loop.train(config, folder))
+        state = jax.device_get(cheap.train(folder))
         logged, traces = steps_logged(folder), jitted.traces - before
         runs.append(types.SimpleNamespace(state=state, logged=logged, traces=traces))
     return runs[0]
@@ -142,35 +160,35 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("killed_at", [1, 6, 9])
-def test_a_killed_run_ends_as_an_unbroken_one(config, cheap, unbroken, tmp_path, killed_at):
+def test_a_killed_run_ends_as_an_unbroken_one(cheap, unbroken, tmp_path, killed_at):
     assert int(unbroken.state.step) == 9
 
     cheap.at[killed_at] = kill
     with pytest.raises(Killed):
-        loop.train(config, tmp_path)
+        cheap.train(tmp_path)
     del cheap.at[killed_at]
     with CheckpointStore(tmp_path) as store:
         done = store.steps()
     assert done == [s for s in (2, 4, 6, 8) if s < killed_at][-2:]
 
-    same(loop.train(config, tmp_path), unbroken.state)
+    same(cheap.train(tmp_path), unbroken.state)
     assert steps_logged(tmp_path) == unbroken.logged == list(range(1, 10))
 
 
-def test_a_kill_while_evaluating_costs_no_training(config, cheap, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "evaluate_variables", lambda *_: kill())
+def test_a_kill_while_evaluating_costs_no_training(cheap, tmp_path):
+    evaluate, cheap.evaluate = cheap.evaluate, lambda variables: kill()
     with pytest.raises(Killed):
-        loop.train(config, tmp_path)
+        cheap.train(tmp_path)
     with CheckpointStore(tmp_path) as store:
         assert store.find("latest") == 9
         assert store.metrics(9) == {}
 
-    monkeypatch.setattr(loop, "evaluate_variables", lambda *_: Evaluation((), METRICS, {}))
-    loop.train(config, tmp_path)  # nothing is left to train: it evaluates
+    cheap.evaluate = evaluate
+    cheap.train(tmp_path)  # nothing is left to train: it evaluates
     assert evaluated(tmp_path) == [9]
     with CheckpointStore(tmp_path) as store:
         assert store.metrics(9)["spearman"] == 0.5
-    loop.train(config, tmp_path)
+    cheap.train(tmp_path)
     assert evaluated(tmp_path) == [9]
 
 
@@ -186,7 +204,7 @@ def test_counts_below_one_are_named_before_anything_is_written(
 ):
     config.update_from_flattened_dict({name: value})
     with pytest.raises(ValueError, match=complaint):
-        loop.train(config, tmp_path / "run")
+        cheap.train(tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -194,9 +212,9 @@ def test_a_step_is_traced_once(unbroken):
     assert unbroken.traces == 1
 
 
-def test_another_seed_sees_other_pairs_and_draws_other_dropout(config, unbroken, tmp_path):
+def test_another_seed_sees_other_pairs_and_draws_other_dropout(config, cheap, unbroken, tmp_path):
     config.seed = 1
-    other = loop.train(config, tmp_path)
+    other = cheap.train(tmp_path)
     assert np.any(
         other.params["base_model"]["kernel"] != unbroken.state.params["base_model"]["kernel"]
     )
@@ -205,20 +223,16 @@ def test_another_seed_sees_other_pairs_and_draws_other_dropout(config, unbroken,
 def test_a_loss_that_is_not_finite_is_named_and_not_saved(config, cheap, tmp_path):
     config.train.log_every = 50  # looked at before a save all the same
     cheap.loss[6] = {"loss_tas": jnp.float32(np.nan)}
-    with pytest.raises(loop.NonFiniteLossError, match=r"loss_tas is nan at step 6.*base_lr"):
-        loop.train(config, tmp_path)
+    with pytest.raises(NonFiniteLossError, match=r"loss_tas is nan at step 6.*base_lr"):
+        cheap.train(tmp_path)
     with CheckpointStore(tmp_path) as store:
         assert store.steps() == [2, 4]
 
 
-def test_the_best_checkpoint_is_kept(config, cheap, tmp_path, monkeypatch):
+def test_the_best_checkpoint_is_kept(config, cheap, tmp_path):
     config.train.evaluate_every = 1
     spearman = iter([0.9, 0.1, 0.2])
-    monkeypatch.setattr(
-        loop,
-        "evaluate_variables",
-        lambda *_: Evaluation((), METRICS | {"spearman": next(spearman)}, {}),
-    )
-    loop.train(config, tmp_path)
+    cheap.evaluate = lambda _: Evaluation((), METRICS | {"spearman": next(spearman)}, {})
+    cheap.train(tmp_path)
     with CheckpointStore(tmp_path) as store:
         assert (store.find("best"), store.find("latest")) == (3, 9)

@@ -1,4 +1,4 @@
-"""The training step on made batches.
+"""The training step on synthetic batches.
 
 What a step does around the network (freezing, which transitions, losses) is seen on a stand-in; on
 several devices and resumed, the network itself is run, whose step takes minutes to compile.
@@ -18,12 +18,12 @@ import optax
 import pytest
 
 from configs import demo
-from finecausal_jax import settings
 from finecausal_jax.models.finecausal import FineCausal, Outputs
 from finecausal_jax.models.layers import BatchNorm, Dense
-from finecausal_jax.runtime import layout
 from finecausal_jax.runtime.checkpoints import OPTIMISER, VARIABLES, CheckpointStore
-from finecausal_jax.training import loop, schedule, state, steps
+from finecausal_jax.runtime.layout import make_layout
+from finecausal_jax.settings import read, things
+from finecausal_jax.training import schedule, state, steps
 from finecausal_jax.training.optimiser import Optimiser, make_optimiser
 
 STEPS_PER_EPOCH = 4
@@ -76,7 +76,7 @@ def small():
     """A batch, the stand-in, its first state, and its jitted step by non-default settings."""
     config = tiny_config()
     config.data.frames, config.data.frame_size, config.train.batch_size = 4, 2, 3
-    batch = made_batch(config)
+    batch = synthetic_batch(config)
     model = StandIn()
     video, random = jnp.zeros((3, 4, 2, 2, 3)), np.random.default_rng(3)
     shapes = jax.eval_shape(model.init, jax.random.key(0), video, video)
@@ -225,7 +225,7 @@ def tiny_config():
     return config
 
 
-def made_batch(config, seed=0):
+def synthetic_batch(config, seed=0):
     random = np.random.default_rng(seed)
     b, t, s = config.train.batch_size, config.data.frames, config.data.frame_size
 
@@ -244,7 +244,7 @@ def made_batch(config, seed=0):
     return {"query": video(), "exemplar": video()}
 
 
-def made_state(config, model, optimiser):
+def synthetic_state(config, model, optimiser):
     """Parameters near 0.1 from NumPy: the model's own initial values take long to draw."""
     random = np.random.default_rng(0)
     video = jnp.zeros((1, config.data.frames, 16, 16, 3))
@@ -257,14 +257,14 @@ def made_state(config, model, optimiser):
     return state.init_state({"params": params, "batch_stats": stats}, optimiser)
 
 
-def run_steps(mesh, count, config=None):
+def run_steps(layout, count, config=None):
     config = config or tiny_config()
-    model = settings.make_model(config)
-    step, optimiser = loop.make_step(config, model, STEPS_PER_EPOCH, mesh)
-    current = jax.device_put(made_state(config, model, optimiser), layout.replicated(mesh))
+    settings = read(config)
+    step, optimiser = things.make_training_step(settings, STEPS_PER_EPOCH, layout)
+    current = layout.place(synthetic_state(config, things.make_model(settings), optimiser))
     results = []
     for number in range(count):
-        batch = layout.place_batch(made_batch(config, number), mesh)
+        batch = layout.place_batch(synthetic_batch(config, number))
         current, losses = step(current, batch, jax.random.key(1))
         results.append(jax.device_get(losses))
     return step, current, results
@@ -272,11 +272,8 @@ def run_steps(mesh, count, config=None):
 
 def check_devices():
     """Run under 8 devices: a step of two micro-batches on one of them and on all of them."""
-    one = jax.make_mesh(
-        (1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1]
-    )
-    eight = layout.make_mesh()
-    assert eight.size == 8
+    one, eight = make_layout(jax.devices()[:1]), make_layout()
+    assert eight.mesh.size == 8
     _, state1, losses1 = run_steps(one, 2)
     _, state8, losses8 = run_steps(eight, 2)
     # Sums over the batch are taken in another order: float32 keeps 1e-5 of a loss.
@@ -316,27 +313,20 @@ def test_eight_devices_give_what_one_gives():
 
 @pytest.mark.slow
 def test_a_resumed_run_goes_on_bit_for_bit(tmp_path):
-    mesh = layout.make_mesh()
+    layout = make_layout()
     config = tiny_config()
-    step, unbroken, losses = run_steps(mesh, 3, config)
+    step, unbroken, losses = run_steps(layout, 3, config)
     assert int(unbroken.step) == 3
     assert all(np.isfinite(jax.tree.leaves(part)).all() for part in losses)
 
-    current = jax.device_put(
-        made_state(
-            config,
-            settings.make_model(config),
-            loop.make_step(config, settings.make_model(config), STEPS_PER_EPOCH, mesh)[1],
-        ),
-        layout.replicated(mesh),
-    )
+    settings = read(config)
+    _, optimiser = things.make_training_step(settings, STEPS_PER_EPOCH, layout)
+    current = layout.place(synthetic_state(config, things.make_model(settings), optimiser))
     for number in range(3):
-        batch = layout.place_batch(made_batch(config, number), mesh)
+        batch = layout.place_batch(synthetic_batch(config, number))
         current, _ = step(current, batch, jax.random.key(1))
         if number == 0:  # stop between two micro-batches, and start again from the files
-            abstract = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), current
-            )
+            abstract = layout.shapes(current)
             items = {"step": current.step, "opt_state": current.opt_state}
             with CheckpointStore(tmp_path) as store:
                 store.save(1, {VARIABLES: current.variables, OPTIMISER: items})

@@ -69,7 +69,7 @@ def test_wrong_numbers_are_noticed(copy):
 
 
 def test_a_wrong_sum_of_losses_in_the_training_step_is_noticed(monkeypatch):
-    """Whatever the step makes of the network's outputs: here with made ones and no gradients."""
+    """Whatever the step makes of outputs: here of synthetic ones, without gradients."""
     random = np.random.default_rng(2)
     made = {field.name: None for field in dataclasses.fields(Outputs)} | {
         "delta": random.normal(size=(2, 1)).astype(np.float32),

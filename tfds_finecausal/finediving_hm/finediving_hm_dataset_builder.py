@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
@@ -9,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-import tqdm
 from tensorflow_datasets.core.utils import shard_utils
 
 from finecausal_jax.data.dives import (
@@ -23,6 +23,7 @@ from finecausal_jax.data.dives import (
     image_features,
 )
 from finecausal_jax.data.resizing import Resize
+from finecausal_jax.runtime import progress as bars
 from tfds_finecausal.release import Release, ReleaseDive, read_release, write_skipped
 from tfds_finecausal.resized_images import ResizedImages, resized_bytes
 
@@ -45,7 +46,7 @@ class Builder(tfds.core.ShardBasedBuilder):
     Attributes:
       skip_bad: leave dives with problems out and list them in `skipped.json` of the data set,
         instead of stopping with an error that lists them.
-      progress: whether to show progress bars.
+      progress: whether to show how far it is.
       fingerprint: text kept in the metadata that tells which release was built.
       resize: what the config `resized` resizes to, kept in its metadata.
     """
@@ -106,6 +107,11 @@ class Builder(tfds.core.ShardBasedBuilder):
             disable_shuffling=True,
         )
 
+    def download_and_prepare(self, **arguments: Any) -> None:
+        """Builds, as any builder of TFDS; what shows how far it is ends with it."""
+        with contextlib.ExitStack() as self._until_built:
+            super().download_and_prepare(**arguments)
+
     # TFDS would announce a download of unknown size; nothing is downloaded.
     def _log_download_bytes(self) -> None:
         pass
@@ -119,7 +125,8 @@ class Builder(tfds.core.ShardBasedBuilder):
         release = read_release(dl_manager.manual_dir, skip=self.skip_bad, progress=self.progress)
         self._write_metadata(release)
         dives = [dive for split in release.splits.values() for dive in split]
-        bar = tqdm.tqdm(total=len(dives), desc="build", unit="dive", disable=not self.progress)
+        shown = bars.progress(len(dives), "building", "dives", show=self.progress)
+        bar = self._until_built.enter_context(shown)
         resize = self.resize if self.builder_config.name == RESIZED else None
         return {name: _shards(split, bar, resize) for name, split in release.splits.items()}
 
@@ -138,7 +145,7 @@ class Builder(tfds.core.ShardBasedBuilder):
 
 
 def _shards(
-    dives: tuple[ReleaseDive, ...], bar: tqdm.tqdm, resize: Resize | None = None
+    dives: tuple[ReleaseDive, ...], bar: bars.Progress, resize: Resize | None = None
 ) -> list[Shard]:
     """Returns one generator a shard, as many shards as TFDS takes for that many bytes."""
     total = sum(resized_bytes(dive, resize) if resize else dive.num_bytes for dive in dives)
@@ -152,7 +159,7 @@ def _shards(
 
 
 def _examples(
-    dives: tuple[ReleaseDive, ...], start: int, end: int, bar: tqdm.tqdm, resize: Resize | None
+    dives: tuple[ReleaseDive, ...], start: int, end: int, bar: bars.Progress, resize: Resize | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     for row in range(start, end):
         info = dives[row].info
@@ -162,5 +169,5 @@ def _examples(
         for kind, mode in (("frames", "RGB"), ("masks", "L")):
             paths = getattr(dives[row], kind)
             example[kind] = ResizedImages(paths, mode, resize) if resize else list(paths)
-        yield row, example
         bar.update()
+        yield row, example

@@ -1,7 +1,8 @@
-"""Small dives made in memory, so that these tests need no built data set."""
+"""Small synthetic dives in memory, so that these tests need no built data set."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import multiprocessing
 import sys
@@ -9,6 +10,7 @@ import sys
 import numpy as np
 from PIL import Image
 
+from finecausal_jax.data.clips import Clip
 from finecausal_jax.data.dives import Dive, DiveInfo
 
 FIRST_FRAME = 489  # clips start in the middle of a broadcast
@@ -22,10 +24,10 @@ def encode(pixels: np.ndarray, file_format: str = "JPEG") -> bytes:
     return buffer.getvalue()
 
 
-def made_info(index: int, dive_number: str = "107b", frames: int = 12, **changes) -> DiveInfo:
+def make_info(index: int, dive_number: str = "107b", frames: int = 12, **changes) -> DiveInfo:
     third = frames // 3
     values = {
-        "competition": "Made Cup",
+        "competition": "Test Cup",
         "index": index,
         "dive_number": dive_number,
         "score": 60.0 + index,
@@ -36,7 +38,7 @@ def made_info(index: int, dive_number: str = "107b", frames: int = 12, **changes
     return DiveInfo(**{**values, **changes})
 
 
-def made_dive(info: DiveInfo, size: tuple[int, int] = (18, 14)) -> Dive:
+def make_dive(info: DiveInfo, size: tuple[int, int] = (18, 14)) -> Dive:
     """A dive whose images are steps in x: the left half tells the frame, the right the dive.
 
     The left half of frame i is grey 8 * i, the right half 255 - 4 * index; the mask is 8 * i.
@@ -48,15 +50,28 @@ def made_dive(info: DiveInfo, size: tuple[int, int] = (18, 14)) -> Dive:
         image[:, : width // 2] = 8 * row
         frames.append(encode(image))
         masks.append(encode(np.full((height, width), 8 * row, np.uint8)))
-    return Dive(info, tuple(frames), tuple(masks))
+    return labelled(info, frames, masks)
 
 
-class MadeSource:
+def labelled(info: DiveInfo, frames, masks) -> Dive:
+    return Dive(info, Clip(info.key, info.frame_numbers, tuple(frames), tuple(masks)))
+
+
+def with_images(dive: Dive, **changes) -> Dive:
+    return dataclasses.replace(dive, clip=dataclasses.replace(dive.clip, **changes))
+
+
+class SomeDives:
     """The dives of `infos`; in a worker process it refuses one that has imported too much."""
 
     def __init__(self, infos):
         self.infos = tuple(infos)
-        self.dives = tuple(made_dive(info) for info in self.infos)
+        self.keys = tuple(info.key for info in self.infos)
+        self.fingerprint = ""
+        self.dives = tuple(make_dive(info) for info in self.infos)
+
+    def __len__(self) -> int:
+        return len(self.dives)
 
     def __getitem__(self, row: int) -> Dive:
         if multiprocessing.parent_process() is not None:

@@ -1,0 +1,203 @@
+"""Runs a command of `launch.py`: finds it, parses its flags, and says what is wrong in one line.
+
+Nothing here imports JAX: help comes at once, and a command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from absl import flags
+
+# Each module that begins with a letter is a command.
+PACKAGES = ("finecausal_jax.commands", "benchmarks.commands")
+# Said below the traceback where a device failed or memory ran out.
+FAILED = """\
+the runtime or compiler of JAX's device failed.
+Files written before are whole: by the same command, `train` and `bank` go on from them."""
+LESS_MEMORY = """\
+there was too little memory. It takes less with a smaller --config.train.batch_size, or
+--config.evaluate.video_batch and --config.evaluate.pair_batch; with --config.model.dtype=bfloat16;
+in training on a GPU or TPU with --config.model.remat=blocks. `launch.py compile` looks for the
+largest batch that fits a device. Files written before are whole: a training goes on in its
+--workdir with another remat; with another batch or dtype it needs a new one."""
+USAGE = """\
+Runs one command of FineCausal in JAX.
+
+    python launch.py COMMAND --config=configs/NAME.py --workdir=DIR [--config.key=value ...]
+
+`python launch.py COMMAND --help` explains a command, its flags and the config's keys.
+
+Commands:
+"""
+
+
+def main(argv: Sequence[str], root: pathlib.Path) -> int:
+    """Picks the command, parses its flags and hands over.
+
+    Args:
+      argv: the program's name, the command, its flags.
+      root: the folder that the packages of commands lie in.
+
+    Returns:
+      The exit code: 2 for bad input.
+    """
+    found = commands(root)
+    if len(argv) < 2 or argv[1] not in found:
+        asked = len(argv) > 1 and argv[1] not in ("-h", "--help", "help")
+        if asked:
+            print(f"launch.py: no command {argv[1]!r}", file=sys.stderr)
+        print(USAGE + "\n".join(_summary(name, path) for name, path in found.items()))
+        return 2 if asked or len(argv) < 2 else 0
+    name, rest = argv[1], list(argv[2:])
+    command = importlib.import_module(_module(found[name], root))
+    _define_flags(command)
+    if is_help(argv):
+        print(help_text(name, command, rest))
+        return 0
+    from absl import app  # slower than all of help
+
+    app.run(
+        lambda left: run(command, left),
+        argv=[argv[0], *rest],
+        flags_parser=_parse,
+    )
+    return 0
+
+
+def is_help(argv: Sequence[str]) -> bool:
+    """Whether nothing is to be run, only explained."""
+    return len(argv) < 2 or any(one in ("-h", "-help", "--help", "help") for one in argv[1:])
+
+
+def commands(root: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Name of each command and the file that it is."""
+    return {
+        path.stem: path
+        for package in PACKAGES
+        for path in sorted((root / package.replace(".", "/")).glob("[a-z]*.py"))
+    }
+
+
+def help_text(name: str, command: Any, arguments: Sequence[str] = ()) -> str:
+    """What a command does, its flags, and the keys of its config with their values.
+
+    Args:
+      name: of the command.
+      command: its module, whose flags are defined.
+      arguments: flags given; with --config the keys show that file's values.
+    """
+    own = [
+        f"  --{flag.name}={flag.default_as_str}\n      {flag.help}"
+        for flag in flags.FLAGS.get_key_flags_for_module(command)
+        if flag.name != "config"
+    ]
+    lines = [f"launch.py {name}: {command.__doc__.rstrip()}", "", "Flags:", *own]
+    if "config" in flags.FLAGS:
+        from finecausal_jax.settings import config as configs
+
+        value = next((one for one in arguments if one.startswith("--config=")), None)
+        values = None
+        if value is not None:
+            try:
+                flags.FLAGS([name, value])
+            except flags.Error:  # a flag that is required is not needed for help
+                flags.FLAGS.mark_as_parsed()
+            values = flags.FLAGS.config.to_dict()
+        lines += ["", f"Keys of the config{f' {value}' if value else ''}:"]
+        lines.append(configs.help_text(values))
+    return "\n".join(lines)
+
+
+def run(command: Any, rest: Sequence[str]) -> int:
+    """Runs a command whose flags are parsed.
+
+    Args:
+      command: its module.
+      rest: what was no flag, after the program's name.
+
+    Returns:
+      Its exit code, or 2 where it refuses its input, which standard error then explains.
+    """
+    from absl import logging
+
+    from finecausal_jax.runtime import files
+
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # libraries tell their every step at INFO
+    try:
+        if len(rest) > 1:
+            raise ValueError(f"unexpected arguments {list(rest[1:])}: flags start with --")
+        if "workdir" in flags.FLAGS and flags.FLAGS["workdir"].value:
+            files.check_folder(flags.FLAGS["workdir"].value, "--workdir", writable=False)
+        return command.run(flags.FLAGS) or 0
+    except ValueError as error:
+        # Bad input, explained by its text; anything else is a fault here and keeps its traceback.
+        print(f"launch.py: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        advice = _advice(error)
+        if advice:
+            error.add_note(f"launch.py: {advice}")
+        raise
+
+
+def _define_flags(command: Any) -> None:
+    if command.NEEDS_CONFIG:
+        from ml_collections import config_flags
+
+        config_flags.DEFINE_config_file("config", None, "Config file, such as configs/demo.py.")
+        flags.mark_flag_as_required("config")
+    flags.DEFINE_string(
+        "workdir", None, "Folder of the run: config, checkpoints, metrics, reports."
+    )
+    command.define_flags()
+    # Or help would not list them as the command's own.
+    flags.FLAGS.register_key_flag_for_module(command.__name__, flags.FLAGS["workdir"])
+    flags.adopt_module_key_flags(command)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """Parses flags; a config file or key that is not there is told in one line."""
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.Error as error:
+        return _refuse(f"{error}. `launch.py COMMAND --help` lists the flags")
+    except (AttributeError, KeyError) as error:
+        # ml_collections passes on a KeyError's text, which is quoted with its line breaks.
+        text = str(error.args[0]).strip("\"'").replace("\\'", "'").replace("\\n", "\n")
+        return _refuse(f"--config has no such key: {text}")
+    if "config" in flags.FLAGS and flags.FLAGS.config is not None:
+        try:
+            flags.FLAGS.config.to_dict()  # a missing file shows only where the config is used
+        except OSError:
+            return _refuse(f"--config: cannot read {flags.FLAGS['config'].config_filename!r}")
+    return rest
+
+
+def _refuse(problem: str) -> NoReturn:
+    print(f"launch.py: {problem}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _advice(error: Exception) -> str:
+    """What a user can do about a machine or a device that failed; empty for another fault."""
+    jax = sys.modules.get("jax")  # not imported for this: bad input needs no JAX
+    of_jax = jax is not None and isinstance(error, jax.errors.JaxRuntimeError)
+    if isinstance(error, MemoryError) or (of_jax and "RESOURCE_EXHAUSTED" in str(error)):
+        return LESS_MEMORY
+    return FAILED if of_jax else ""
+
+
+def _module(path: pathlib.Path, root: pathlib.Path) -> str:
+    return ".".join(path.relative_to(root).with_suffix("").parts)
+
+
+def _summary(name: str, path: pathlib.Path) -> str:
+    doc = ast.get_docstring(ast.parse(path.read_text())) or ""
+    return f"  {name:10} {doc.splitlines()[0]}"

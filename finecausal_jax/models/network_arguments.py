@@ -1,0 +1,124 @@
+"""What FineCausal is made from, and what its arguments and inputs must satisfy."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from finecausal_jax.models.causal_graph import GRAPHS, STAGE_ORDERS
+from finecausal_jax.models.i3d import feature_size
+from finecausal_jax.models.initial_values import Layer
+
+
+class NetworkArguments(Layer):
+    """FineCausal's sizes and switches. Defaults are the published, full-size network.
+
+    Attributes:
+      frames: frames a video.
+      windows: windows a video, from frame 0 on.
+      window_frames: frames a window; a multiple of 4.
+      window_stride: frames from one window to the next.
+      width: multiplies the channels of both I3D trunks.
+      frame_width: multiplies the channels of ResNet-34.
+      embedding: width of stage tokens; `512 * frame_width / 8`, so that both kinds of token agree.
+      stage_frames: to how many frames each stage is resampled for the static encoder.
+      stage_margin: frames by which the static encoder's stages overlap each transition.
+      graph_intervention: whether a graph corrects the motion features (paper's ablation).
+      graph: what the graph takes in and connects, a name of `causal_graph.GRAPHS`.
+      graph_scope: "pair" gives each pair its own graph; "batch" puts the whole batch in one graph,
+        as the reference does when it trains, so that samples see each other.
+      temporal_attention: whether stages attend to other stages (paper's ablation). With both off
+        this is FineParser's model.
+      stage_order: which stages attend to which, a name of `causal_graph.STAGE_ORDERS`.
+      graph_dropout, attention_dropout, dropout: rates in the graph, on temporal attention weights,
+        and elsewhere in the temporal encoder.
+      base_batch_norm: "running" keeps the base trunk's BatchNorm in evaluation mode while training,
+        as the reference does with its Kinetics weights; "batch" trains it, as a trunk that starts
+        from random values needs.
+      delta_scale: points for one unit of the regressors' output; 1 is the reference's. A short
+        training from random values gets to the spread of completeness sooner with that spread.
+      dtype: compute dtype, float32 or bfloat16. Parameters, statistics, softmax, regression and
+        outputs are float32.
+      remat: "blocks" keeps only the inputs of the encoders' blocks for the backward pass, which
+        computes them again: less memory for one more forward pass of the encoders. On a CPU it
+        gains nothing, since XLA keeps them all the same. "none" keeps everything.
+    """
+
+    frames: int = 96
+    windows: int = 9
+    window_frames: int = 16
+    window_stride: int = 10
+    width: float = 1.0
+    frame_width: float = 1.0
+    embedding: int = 64
+    stage_frames: tuple[int, int, int] = (36, 60, 48)
+    stage_margin: int = 5
+    graph_intervention: bool = True
+    graph: str = "complete"
+    graph_scope: str = "pair"
+    temporal_attention: bool = True
+    stage_order: str = "causal"
+    graph_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    dropout: float = 0.01
+    base_batch_norm: str = "running"
+    delta_scale: float = 1.0
+    dtype: Any = jnp.float32
+    remat: str = "none"
+
+    def check(self) -> None:
+        """Raises ValueError where sizes do not fit each other or a name is unknown."""
+        last = (self.windows - 1) * self.window_stride + self.window_frames
+        if last > self.frames:
+            raise ValueError(
+                f"FineCausal: {self.windows} windows of {self.window_frames} frames at stride "
+                f"{self.window_stride} need {last} frames, but frames={self.frames}; lower "
+                "windows, window_frames or window_stride"
+            )
+        if self.frames % 8 or self.window_frames % 4:
+            raise ValueError(
+                f"FineCausal: frames={self.frames} must be a multiple of 8 and "
+                f"window_frames={self.window_frames} one of 4"
+            )
+        if feature_size(self.width) % 16:
+            raise ValueError(
+                f"FineCausal: width={self.width} gives {feature_size(self.width)} features a "
+                "window, which the transition head must halve four times; use a multiple of 1/16"
+            )
+        static_width = round(512 * self.frame_width) // 8
+        if self.embedding != static_width:
+            raise ValueError(
+                f"FineCausal: embedding={self.embedding} but frame_width={self.frame_width} gives "
+                f"static tokens of width {static_width}; set embedding={static_width}"
+            )
+        for name, value, known in (
+            ("graph", self.graph, tuple(GRAPHS)),
+            ("graph_scope", self.graph_scope, ("pair", "batch")),
+            ("stage_order", self.stage_order, tuple(STAGE_ORDERS)),
+            ("base_batch_norm", self.base_batch_norm, ("running", "batch")),
+            ("remat", self.remat, ("none", "blocks")),
+            ("dtype", jnp.dtype(self.dtype).name, ("float32", "bfloat16")),
+        ):
+            if value not in known:
+                raise ValueError(f"FineCausal: {name}={value!r} is none of {known}")
+
+    def check_videos(self, videos: Array) -> None:
+        """Raises ValueError where these are no videos that the network encodes."""
+        if videos.ndim != 5 or videos.shape[1] != self.frames or videos.shape[-1] != 3:
+            raise ValueError(
+                f"FineCausal: expected videos [v, {self.frames}, height, width, 3], channels "
+                f"last, but found shape {videos.shape}"
+            )
+        if videos.shape[2] % 16 or videos.shape[3] % 16:
+            raise ValueError(
+                "FineCausal: height and width must be multiples of 16, so that the mask comes out "
+                f"at the size of the frames, but found {videos.shape[2]} x {videos.shape[3]}"
+            )
+
+    def check_has(self, part: str) -> None:
+        """Raises ValueError where a part is to be used that the network was made without."""
+        if not getattr(self, part):
+            raise ValueError(
+                f"FineCausal: this network was made with {part}=False and has no parameters for "
+                "that; leave the graph or the order of stages at None, or use a network that has it"
+            )

@@ -1,0 +1,144 @@
+"""The scorer: a network with its weights, and how videos come to it and lie on devices.
+
+Everything that scores takes one: the test protocol, the bank of features, a new dive. Work is done
+in batches of one static shape, so each program compiles once; padding is cut off again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from finecausal_jax.data import pipeline
+from finecausal_jax.data.preprocessing import Preprocessing
+from finecausal_jax.data.sources import Clips
+from finecausal_jax.runtime.layout import Layout, make_layout
+from finecausal_jax.runtime.progress import progress
+from finecausal_jax.scoring import metrics
+from finecausal_jax.scoring.features import (
+    Comparison,
+    Encoding,
+    Key,
+    Network,
+    compare_batch,
+    encode_batch,
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scorer:
+    """What scores.
+
+    Attributes:
+      model: the network.
+      variables: {"params": ..., "batch_stats": ...}, on the devices of `layout`.
+      preprocessing: sizes of a video; they must be the network's.
+      layout: where batches lie; the number of devices must divide both batch sizes.
+      video_batch: videos encoded at once.
+      pair_batch: pairs compared at once. A network whose `graph_scope` is "batch" is given one pair
+        at a time, as in the reference: its pairs would see each other.
+      workers: processes that decode videos; 0 uses a thread of this process.
+      mask_threshold: logit from which a pixel counts as foreground.
+      made_with: settings that features depend on, by name, for a bank to tell others by.
+      progress: whether to show how far the work is.
+    """
+
+    model: Network
+    variables: Any
+    preprocessing: Preprocessing
+    layout: Layout = dataclasses.field(default_factory=make_layout)
+    video_batch: int = 4
+    pair_batch: int = 16
+    workers: int = 0
+    mask_threshold: float = metrics.LOGIT_THRESHOLD
+    made_with: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("video_batch", "pair_batch"):
+            self.layout.check_batch_size(name, getattr(self, name))
+
+    def encode(
+        self, source: Clips, rows: Sequence[int], label: str = "videos"
+    ) -> Iterator[tuple[Key, Encoding]]:
+        """Yields the encodings of some rows of a source with the clips' keys, in their order.
+
+        Args:
+          source: the clips, with labels and masks or without.
+          rows: rows of `source`.
+          label: what the progress calls the videos.
+
+        Raises:
+          ValueError: a clip cannot be decoded, or windows and masks do not fit each other.
+        """
+        if not len(rows):
+            return
+        batches = pipeline.evaluation_videos(
+            source,
+            self.preprocessing,
+            rows,
+            batch_size=self.video_batch,
+            workers=self.workers,
+        )
+        shown = progress(len(rows), f"encoding {label}", "videos", show=self.progress)
+        with contextlib.closing(batches), shown as bar:
+            for batch in batches:
+                # Without masks, which batches of clips may lack, nothing is counted.
+                images = batch["frames"], batch.get("mask")
+                frames, mask = self.layout.place_batch(images)
+                encoded = jax.device_get(
+                    _encode(self.model, self.variables, frames, mask, self.mask_threshold)
+                )
+                for i in np.flatnonzero(batch["valid"]):
+                    # A copy each: a view would keep its whole padded batch alive.
+                    features, counts = jax.tree.map(
+                        lambda values, i=i: np.array(values[i]), encoded
+                    )
+                    labels = batch.get("transitions")
+                    transitions = None if labels is None else np.array(labels[i])
+                    key = source.keys[int(batch["row"][i])]
+                    bar.update()
+                    yield key, Encoding(features, counts, transitions)
+
+    def compare(
+        self, encodings: Mapping[Key, Encoding], pairs: Sequence[tuple[Key, Key]]
+    ) -> Comparison:
+        """Returns what the network says of some pairs, one row a pair, in their order.
+
+        Args:
+          encodings: the encoding of every video named in `pairs`.
+          pairs: (key of the query, key of the exemplar), at least one. The last batch is filled
+            with copies of its last pair.
+        """
+        alone = self.model.graph_scope == "batch"
+        batch_size = 1 if alone else self.pair_batch
+        parts = []
+        with progress(len(pairs), "comparing", "pairs", show=self.progress) as bar:
+            for first in range(0, len(pairs), batch_size):
+                batch = pairs[first : first + batch_size]
+                count = len(batch)
+                padded = [*batch, *[batch[-1]] * (batch_size - count)]
+                sides = [
+                    jax.tree.map(
+                        lambda *one: np.stack(one), *(encodings[key].features for key in side)
+                    )
+                    for side in zip(*padded, strict=True)
+                ]
+                # One pair cannot be spread over devices.
+                query, exemplar = sides if alone else self.layout.place_batch(sides)
+                compared = _compare(self.model, self.variables, query, exemplar)
+                parts.append(
+                    jax.tree.map(lambda x, count=count: x[:count], jax.device_get(compared))
+                )
+                bar.update(count)
+        return jax.tree.map(lambda *one: np.concatenate(one), *parts)
+
+
+# Compiled once a network and shape: a validation in the midst of training reuses the last one's.
+_encode = jax.jit(encode_batch, static_argnames=("model", "mask_threshold"))
+_compare = jax.jit(compare_batch, static_argnames=("model",))

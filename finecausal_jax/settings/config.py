@@ -1,0 +1,178 @@
+"""From a ConfigDict to checked settings and back, and what may differ between two of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import ml_collections
+
+from finecausal_jax.settings import schema
+from finecausal_jax.settings.schema import Affects, Settings
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """The schema's defaults as a ConfigDict, which a config file changes and flags override."""
+    config = ml_collections.ConfigDict()
+    for name, field in schema.keys().items():
+        section, _, key = name.rpartition(".")
+        if section and section not in config:
+            config[section] = ml_collections.ConfigDict()
+        place = config[section] if section else config
+        if field.default is None:
+            (kind,) = _kinds(field)[:1]
+            place[key] = ml_collections.config_dict.placeholder(kind)
+        else:
+            place[key] = field.default
+    return config
+
+
+def read(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Settings:
+    """Checks a config and freezes it.
+
+    Args:
+      config: nested, as a config file's `get_config` or a saved `config.json` gives it. A key that
+        is left out has its default, so that configs of older versions can be read.
+
+    Raises:
+      ValueError: a key is unknown, or its value is of another type or out of bounds; lists all.
+    """
+    tree = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
+    flat, known = _flat(tree), schema.keys()
+    problems = [f"config.{name} is no key of a config" for name in flat if name not in known]
+    values = {}
+    for name, field in known.items():
+        values[name], problem = _checked(name, field, flat.get(name, field.default))
+        problems += problem
+    if problems:
+        raise ValueError("; ".join(problems))
+    sections = {
+        section.__name__.lower(): section(
+            **{
+                field.name: values[f"{section.__name__.lower()}.{field.name}"]
+                for field in dataclasses.fields(section)
+            }
+        )
+        for section in schema.SECTIONS
+    }
+    return Settings(**sections, **{name: v for name, v in values.items() if "." not in name})
+
+
+def flattened(settings: Settings) -> dict[str, Any]:
+    """Every value by its dotted key; tuples as lists, as JSON keeps them."""
+    flat = _flat(dataclasses.asdict(settings))
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in flat.items()}
+
+
+def to_json(settings: Settings) -> str:
+    """The settings as stable, readable JSON."""
+    return json.dumps(dataclasses.asdict(settings), indent=2, sort_keys=True) + "\n"
+
+
+def from_json(text: str, where: str) -> Settings:
+    """The settings that `to_json` wrote.
+
+    Args:
+      text: JSON.
+      where: the file, for the error.
+
+    Raises:
+      ValueError: it is no config.
+    """
+    try:
+        tree = json.loads(text)
+        if not isinstance(tree, dict):
+            raise ValueError(f"expected an object, found {type(tree).__name__}")
+        return read(tree)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is no config of this version: {error}") from error
+
+
+def differences(before: Settings, now: Settings, fixed: Collection[Affects]) -> list[str]:
+    """What must not differ and does.
+
+    Args:
+      before: what a run or a bank was made with.
+      now: what it is to be used with.
+      fixed: one of the schema's `FIXED_...`.
+
+    Returns:
+      One line a key, "key: was X, is Y".
+    """
+    one, other = flattened(before), flattened(now)
+    return [
+        f"{name}: was {one[name]!r}, is {other[name]!r}"
+        for name, field in schema.keys().items()
+        if field.metadata["affects"] in fixed and one[name] != other[name]
+    ]
+
+
+def help_text(config: Mapping[str, Any] | None = None) -> str:
+    """Every key with its value and its help, a line each, for `--help`.
+
+    Args:
+      config: the values shown; None shows the defaults.
+    """
+    flat = _flat(config or {})
+    lines = []
+    for name, field in schema.keys().items():
+        value = flat.get(name, field.default)
+        shown = "none" if value is None else repr(value) if isinstance(value, str) else value
+        choices = field.metadata["choices"]
+        known = f" One of {', '.join(choices)}." if choices else ""
+        lines.append(f"  --config.{name}={shown}\n      {field.metadata['help']}{known}")
+    return "\n".join(lines)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _kinds(field: dataclasses.Field) -> tuple[type, ...]:
+    """The types that a field takes, the plain one first."""
+    kind = typing.get_type_hints(_owner(field))[field.name]
+    if isinstance(kind, types.UnionType):
+        return typing.get_args(kind)
+    return (typing.get_origin(kind) or kind,)
+
+
+def _owner(field: dataclasses.Field) -> type:
+    return next(
+        owner
+        for owner in (Settings, *schema.SECTIONS)
+        if any(one is field for one in dataclasses.fields(owner))
+    )
+
+
+def _checked(name: str, field: dataclasses.Field, value: Any) -> tuple[Any, list[str]]:
+    """A value in the type of its field, and what is wrong with it."""
+    kinds, rules = _kinds(field), field.metadata
+    if float in kinds and type(value) is int:
+        value = float(value)
+    if tuple in kinds and isinstance(value, (list, tuple)):
+        value = tuple(value)
+        if any(type(one) is not int for one in value) or len(value) != len(field.default):
+            return value, [f"config.{name} is {value}, expected {len(field.default)} whole numbers"]
+    if type(value) not in kinds:
+        wanted = " or ".join(kind.__name__ for kind in kinds).replace("NoneType", "none")
+        return value, [f"config.{name} is {value!r}, expected {wanted}"]
+    if rules["choices"] and value not in rules["choices"]:
+        return value, [f"config.{name} is {value!r}, expected {' or '.join(rules['choices'])}"]
+    if isinstance(value, float) and not math.isfinite(value):
+        return value, [f"config.{name} is {value}, expected a finite number"]
+    if rules["least"] is not None and value < rules["least"]:
+        return value, [f"config.{name} is {value}, expected at least {rules['least']}"]
+    if rules["most"] is not None and value > rules["most"]:
+        return value, [f"config.{name} is {value}, expected at most {rules['most']}"]
+    return value, []

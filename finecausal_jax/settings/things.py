@@ -1,0 +1,281 @@
+"""From settings to the things that the code takes: network, data, optimiser, scorer, training."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from finecausal_jax.compilation.programs import STEPS_PER_EPOCH, Parts
+from finecausal_jax.data import pipeline
+from finecausal_jax.data.dives import RESIZED, SPLITS, DiveSource
+from finecausal_jax.data.preprocessing import Preprocessing
+from finecausal_jax.data.resizing import Resize
+from finecausal_jax.data.sources import Dives
+from finecausal_jax.data.splits import Split, open_split
+from finecausal_jax.interop import conversion, workdirs
+from finecausal_jax.interop.expected import full_size
+from finecausal_jax.models.finecausal import FineCausal
+from finecausal_jax.models.initial_values import init_variables
+from finecausal_jax.runtime import hosts
+from finecausal_jax.runtime.checkpoints import load_variables
+from finecausal_jax.runtime.layout import Layout
+from finecausal_jax.scoring.features import Encoding, Key
+from finecausal_jax.scoring.protocol import Choice, Evaluation, evaluate
+from finecausal_jax.scoring.scorer import Scorer
+from finecausal_jax.settings import schema
+from finecausal_jax.settings.schema import FIXED_IN_A_BANK, Settings
+from finecausal_jax.settings.workdirs import refuse_other_network, saved_settings
+from finecausal_jax.training.compiling import compile_step, make_step
+from finecausal_jax.training.loop import Run
+from finecausal_jax.training.optimiser import Optimiser, make_optimiser
+from finecausal_jax.training.plan import Plan
+from finecausal_jax.training.schedule import Schedule
+from finecausal_jax.training.start import Start, initial_variables
+from finecausal_jax.training.steps import StepSettings
+
+
+def make_model(settings: Settings) -> FineCausal:
+    """The network of `settings.model`, for videos of `settings.data.frames`."""
+    arguments = {
+        field.name: getattr(settings.model, field.name)
+        for field in dataclasses.fields(settings.model)
+    }
+    arguments["dtype"] = jnp.dtype(arguments["dtype"])
+    return FineCausal(frames=settings.data.frames, **arguments)
+
+
+def make_preprocessing(settings: Settings) -> Preprocessing:
+    """The sizes of a video."""
+    data = settings.data
+    return Preprocessing(
+        frames=data.frames,
+        frame_size=data.frame_size,
+        resize_width=data.resize_width,
+        resize_height=data.resize_height,
+        keep_aspect=data.keep_aspect,
+    )
+
+
+def stored_resize(settings: Settings) -> Resize | None:
+    """What the images of `settings.data.stored` were resized to; None: not at all."""
+    return make_preprocessing(settings).resize if settings.data.stored == RESIZED else None
+
+
+def open_dives(settings: Settings) -> dict[str, Dives]:
+    """The dives of `settings.data.split`, by "train" and "test".
+
+    Raises:
+      ValueError: as `DiveSource` and `Split`.
+    """
+    split = Split.parse(settings.data.split)  # first: opening takes longer than refusing
+    resize = stored_resize(settings)
+    stored = {name: DiveSource(settings.data.data_dir, name, resize=resize) for name in SPLITS}
+    return open_split(split, stored)
+
+
+def check_batches(settings: Settings, layout: Layout) -> None:
+    """Raises ValueError where a batch cannot be shared by the devices."""
+    for name, size in (
+        ("train.batch_size", settings.train.batch_size),
+        ("evaluate.video_batch", settings.evaluate.video_batch),
+        ("evaluate.pair_batch", settings.evaluate.pair_batch),
+    ):
+        layout.check_batch_size(f"config.{name}", size)
+
+
+def optimiser_settings(settings: Settings, steps_per_epoch: int) -> Optimiser:
+    """Adam and its schedule."""
+    train = settings.train
+    schedule = Schedule(
+        iterations_per_epoch=steps_per_epoch,
+        base_lr=train.base_lr,
+        lr_factor=train.lr_factor,
+        warmup_epochs=train.warmup_epochs,
+        max_epoch=train.schedule_epochs,
+        base_model_lr=train.base_model_lr,
+    )
+    return Optimiser(schedule, train.accumulate, train.clip_norm)
+
+
+def step_settings(settings: Settings, steps_per_epoch: int) -> StepSettings:
+    """What a training step does besides."""
+    return StepSettings(
+        freeze_base=settings.train.freeze_base,
+        max_epoch=settings.train.schedule_epochs,
+        steps_per_epoch=steps_per_epoch,
+        static_labels_until=settings.train.static_labels_until,
+    )
+
+
+def program_parts(settings: Settings, layout: Layout) -> Parts:
+    """What `compilation.programs` compiles for the devices of a layout."""
+    return Parts(
+        model=make_model(settings),
+        variables=variable_shapes(settings),
+        frame_size=settings.data.frame_size,
+        make_step=functools.partial(make_training_step, settings, STEPS_PER_EPOCH),
+        layout=layout,
+    )
+
+
+def make_training_step(settings: Settings, steps_per_epoch: int, layout: Layout) -> tuple[Any, Any]:
+    """The jitted training step (state, batch, key) -> (state, losses), and its optimiser."""
+    optimiser = make_optimiser(optimiser_settings(settings, steps_per_epoch))
+    model, besides = make_model(settings), step_settings(settings, steps_per_epoch)
+    return make_step(model, optimiser, besides, layout), optimiser
+
+
+def variable_shapes(settings: Settings) -> Any:
+    """Shapes and dtypes of the network's parameters and statistics."""
+    model, size = make_model(settings), settings.data.frame_size
+    return jax.eval_shape(lambda: init_variables(model, size, jax.random.key(0)))
+
+
+def load_network(
+    settings: Settings, workdir: str | os.PathLike[str], which: str, layout: Layout
+) -> tuple[int, Any]:
+    """Loads a checkpoint's network where it belongs.
+
+    Args:
+      settings: of the network.
+      workdir: the run's folder.
+      which: "best", "latest" or a step.
+      layout: the devices.
+
+    Returns:
+      The step, and {"params", "batch_stats"}.
+
+    Raises:
+      ValueError: the workdir was begun with a config of another network or other frames, or as
+        `load_variables`.
+    """
+    refuse_other_network(workdir, settings)
+    return load_variables(workdir, layout.shapes(variable_shapes(settings)), which)
+
+
+def make_scorer(settings: Settings, variables: Any, layout: Layout) -> Scorer:
+    """What scores with these weights."""
+    check_batches(settings, layout)
+    return Scorer(
+        model=make_model(settings),
+        variables=variables,
+        preprocessing=make_preprocessing(settings),
+        layout=layout,
+        video_batch=settings.evaluate.video_batch,
+        pair_batch=settings.evaluate.pair_batch,
+        workers=settings.data.workers,
+        made_with=_made_with(settings),
+    )
+
+
+def evaluate_split(
+    settings: Settings,
+    scorer: Scorer,
+    queries: Dives,
+    exemplars: Dives,
+    encodings: Mapping[Key, Encoding] | None = None,
+) -> Evaluation:
+    """Scores the first `settings.evaluate.max_dives` queries, or all, against exemplars.
+
+    Args:
+      settings: for the choice of exemplars.
+      scorer: what scores.
+      queries, exemplars: dives.
+      encodings: at hand, such as a bank's.
+    """
+    dives = len(queries.infos)
+    rows = range(min(settings.evaluate.max_dives or dives, dives))
+    choice = Choice(settings.evaluate.exemplars, settings.seed)
+    return evaluate(scorer, queries, exemplars, choice, rows=rows, encodings=encodings)
+
+
+def make_run(settings: Settings, layout: Layout) -> Run:
+    """A training on the built data set.
+
+    Raises:
+      ValueError: a split is empty, or a batch cannot be shared by the devices.
+    """
+    check_batches(settings, layout)
+    sides = open_dives(settings)
+    dives, test, train = sides["train"], sides["test"], settings.train
+    plan = Plan(
+        steps_per_epoch=math.ceil(len(dives) / train.batch_size),
+        epochs=train.epochs,
+        log_every=train.log_every,
+        checkpoint_every=train.checkpoint_every,
+        evaluate_every=train.evaluate_every,
+        evaluate_every_late=train.evaluate_every_late,
+        evaluate_late_from=train.evaluate_late_from,
+    )
+    step, optimiser = make_training_step(settings, plan.steps_per_epoch, layout)
+    run_key, init_key = jax.random.split(jax.random.key(settings.seed))
+    variables = functools.partial(
+        initial_variables,
+        make_model(settings),
+        settings.data.frame_size,
+        init_key,
+        kinetics=train.kinetics_i3d,
+        resnet=train.imagenet_resnet34,
+    )
+
+    def score(variables: Any) -> Evaluation:
+        return evaluate_split(settings, make_scorer(settings, variables, layout), test, dives)
+
+    return Run(
+        start=Start(
+            optimiser,
+            layout,
+            variables,
+            functools.partial(variable_shapes, settings),
+            train.accumulate,
+        ),
+        compile=functools.partial(compile_step, step),
+        batches=pipeline.training_batches(
+            dives,
+            make_preprocessing(settings),
+            batch_size=train.batch_size,
+            seed=settings.seed,
+            workers=settings.data.workers,
+            share=pipeline.Share(hosts.index(), hosts.count()),
+        ),
+        evaluate=score,
+        plan=plan,
+        layout=layout,
+        key=run_key,
+    )
+
+
+def model_of(workdir: str | os.PathLike[str], settings: Settings | None) -> FineCausal:
+    """The network of a workdir.
+
+    Args:
+      workdir: the folder of a run or of a conversion.
+      settings: the run's; None takes those that the run left in its workdir, or for a conversion
+        without them the arguments noted there, or else the full-size network.
+    """
+    settings = settings or saved_settings(workdir)
+    if settings is not None:
+        return make_model(settings)
+    arguments = workdirs.read_origin(workdir).get("model")
+    if not arguments:
+        return full_size()
+    where = os.path.join(workdir, workdirs.ORIGIN_FILE)
+    return conversion.model_from_json(arguments, where)
+
+
+def _made_with(settings: Settings) -> dict[str, Any]:
+    """The network's settings that features depend on, for a bank; those of videos are in its
+    preprocessing."""
+    chosen = {
+        f"model.{field.name}": getattr(settings.model, field.name)
+        for field in dataclasses.fields(schema.Model)
+        if field.metadata["affects"] in FIXED_IN_A_BANK
+    }
+    return {"model.frames": settings.data.frames, **chosen}
