@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from finecausal_jax.compilation import hlo, programs
 from finecausal_jax.compilation.hardware import Topology
+from finecausal_jax.runtime.layout import over_devices
 from finecausal_jax.runtime.memory import GIB, planned_memory
 from finecausal_jax.runtime.progress import progress
 
@@ -83,7 +84,7 @@ def estimate(program: str, parts: programs.Parts, topology: Topology, batch_size
     memory: dict[str, int] = {}
     flops = moved = None
     links: tuple[hlo.Collective, ...] = ()
-    lowered, compiled = _compile(program, parts, topology, batch_size)
+    compiled = _compile(program, parts, topology, batch_size)
     refused = isinstance(compiled, str)
     if isinstance(compiled, str):
         memory = used_memory(compiled)
@@ -96,7 +97,10 @@ def estimate(program: str, parts: programs.Parts, topology: Topology, batch_size
             flops, moved = costs["flops"], costs["bytes accessed"]
         else:
             # XLA counts nothing there: FLOPs are those asked for, before they become cuDNN's.
-            flops, moved = hlo.lowered_flops(lowered) / topology.devices, hlo.bytes_accessed(text)
+            on_cpu = dataclasses.replace(parts, layout=over_devices(jax.devices("cpu")[:1]))
+            traced = programs.trace(program, on_cpu, batch_size)
+            flops = hlo.asked_flops(traced, chip.platform) / topology.devices
+            moved = hlo.bytes_accessed(text)
     limit = int(chip.usable * chip.memory)
     return Estimate(
         program=program,
@@ -115,10 +119,8 @@ def estimate(program: str, parts: programs.Parts, topology: Topology, batch_size
     )
 
 
-def _compile(
-    program: str, parts: programs.Parts, topology: Topology, batch_size: int
-) -> tuple[Any, Any]:
-    """The lowered and the compiled program; of one that takes too much memory, the refusal."""
+def _compile(program: str, parts: programs.Parts, topology: Topology, batch_size: int) -> Any:
+    """The compiled program; of one that takes too much memory, the refusal."""
     label = f"{program} of {batch_size} pairs for {topology.name}"
     with progress(2, label, "steps") as shown:
         shown.note("tracing")
@@ -132,7 +134,7 @@ def _compile(
                 raise
             compiled = str(error)
         shown.update()
-    return lowered, compiled
+    return compiled
 
 
 def roofline(

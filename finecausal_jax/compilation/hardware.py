@@ -179,13 +179,14 @@ def make_layout(topology: Topology) -> Layout:
       ValueError: the compiler for the platform is not installed.
     """
     chip = topology.chip
-    package, extra = {"tpu": ("libtpu", "tpu"), "cuda": ("jax_plugins.xla_cuda12", "cuda12")}[
-        chip.platform
-    ]
-    if not _installed(package):
+    packages, extra = {
+        "tpu": (("libtpu",), "tpu"),
+        "cuda": (("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13"), "cuda12"),
+    }[chip.platform]
+    if not any(_installed(package) for package in packages):
         raise ValueError(
-            f"--topology={topology.name} needs the compiler of {package}, which is not installed: "
-            f"pip install -e '.[{extra}]'"
+            f"--topology={topology.name} needs the compiler of {packages[0]}, which is not "
+            f"installed: pip install -e '.[{extra}]'"
         )
     from jax.experimental import topologies
 

@@ -7,8 +7,6 @@ import collections
 import re
 from typing import Any, NamedTuple
 
-import jax
-
 _COLLECTIVES = (
     "all-reduce",
     "all-gather",
@@ -28,17 +26,14 @@ _WORKSPACE = re.compile(r", [su]8\[\d+\](\{0\})?\)$")
 _FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all")
 
 
-def lowered_flops(lowered: Any) -> float:
-    """FLOPs of a whole program as it was asked for, before a compiler touched it, by XLA's count.
+def asked_flops(traced: Any, platform: str) -> float:
+    """FLOPs of a whole program as it is asked for, before a compiler touched it, by XLA's count.
 
     Args:
-      lowered: from `programs.lower`.
+      traced: from `programs.trace`, for a CPU: XLA counts nothing for a GPU that is not there.
+      platform: whose program it is, such as "cuda"; it decides between ways to compute the same.
     """
-    # JAX has no public name for it, and XLA's GPU compiler counts nothing where there is no GPU.
-    from jax._src.lib import _jax
-
-    module = lowered.compiler_ir("hlo").as_hlo_module()
-    return _jax.hlo_module_cost_analysis(jax.devices("cpu")[0].client, module)["flops"]
+    return traced.lower(lowering_platforms=(platform,)).cost_analysis()["flops"]
 
 
 class Collective(NamedTuple):

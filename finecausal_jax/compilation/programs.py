@@ -39,7 +39,16 @@ class Parts:
 
 
 def lower(program: str, parts: Parts, batch_size: int) -> Any:
-    """Lowers a program for the devices of a layout.
+    """Lowers a program for the devices of a layout; arguments and errors as of `trace`.
+
+    Returns:
+      What `jax.jit(...).lower` returns.
+    """
+    return trace(program, parts, batch_size).lower()
+
+
+def trace(program: str, parts: Parts, batch_size: int) -> Any:
+    """Traces a program for the devices of a layout.
 
     Args:
       program: "train", a training step that updates its state in place; or "score", what the test
@@ -50,7 +59,7 @@ def lower(program: str, parts: Parts, batch_size: int) -> Any:
       batch_size: pairs over all devices.
 
     Returns:
-      What `jax.jit(...).lower` returns.
+      What `jax.jit(...).trace` returns.
 
     Raises:
       ValueError: the devices cannot share the batch.
@@ -62,13 +71,13 @@ def lower(program: str, parts: Parts, batch_size: int) -> Any:
         step, optimiser = parts.make_step(layout)
         state = jax.eval_shape(lambda x: init_state(x, optimiser), parts.variables)
         key = jax.eval_shape(lambda: jax.random.key(0))
-        return step.lower(state, {"query": videos, "exemplar": videos}, key)
+        return step.trace(state, {"query": videos, "exemplar": videos}, key)
 
     whole, split = layout.whole, layout.batch
     score = functools.partial(score_pairs, parts.model)
     jitted = jax.jit(score, in_shardings=(whole, split, split), out_shardings=split)
     side = {name: videos[name] for name in ("frames", "mask")}
-    return jitted.lower(parts.variables, side, side)
+    return jitted.trace(parts.variables, side, side)
 
 
 def score_pairs(model: Any, variables: Any, query: Any, exemplar: Any) -> tuple[Any, Any]:

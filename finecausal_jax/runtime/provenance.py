@@ -8,7 +8,7 @@ import pathlib
 import subprocess
 from importlib import metadata
 
-_LIBRARIES = ("jax", "jaxlib", "libtpu", "jax-cuda12-pjrt")
+_LIBRARIES = ("jax", "jaxlib", "libtpu", "jax-cuda12-pjrt", "jax-cuda13-pjrt")
 
 
 def commit() -> str | None:

@@ -104,6 +104,16 @@ ENTRY %main (p: bf16[4,8], q: f32[2]) -> f32[] {
 """
 
 
+def test_flops_are_those_that_a_platform_is_asked_for():
+    def f(x, y):
+        return jax.lax.platform_dependent(x, y, cuda=lambda x, y: x @ y, default=jnp.add)
+
+    x, y = (jax.ShapeDtypeStruct((64, 64), jnp.float32) for _ in range(2))
+    traced = jax.jit(f).trace(x, y)
+    assert hlo.asked_flops(traced, "cuda") == pytest.approx(2 * 64**3, rel=0.01)
+    assert hlo.asked_flops(traced, "tpu") == 64**2
+
+
 def test_asynchronous_and_tuple_collectives_count_once():
     assert hlo.collectives(HLO) == [
         hlo.Collective("all-gather", 1, 16 * 8 * 2),

@@ -178,8 +178,10 @@ def test_states_of_other_runs_are_refused(source):
         training(source).set_state({"next_index": 4})
 
 
-def test_worker_processes_change_nothing(source):
-    # Also: workers start no device and import neither torch nor tensorflow (see `SomeDives`).
+def test_worker_processes_change_nothing(source, monkeypatch):
+    # Also: workers start no device, for there is none of that kind in their environment, and import
+    # neither torch nor tensorflow (see `SomeDives`).
+    monkeypatch.setenv("JAX_PLATFORMS", "none_such")
     plain = take(training(source, batch_size=3), 6)
     iterator = training(source, batch_size=3, workers=2)
     iterator.set_state({**iterator.get_state(), "next_batch": 1})

@@ -13,10 +13,9 @@ import pytest
 from finecausal_jax.runtime.compilation_cache import use_compilation_cache
 
 PROGRAM = """
-import sys, jax, jax.numpy as jnp
-from jax._src import monitoring
+import sys, jax, jax.monitoring, jax.numpy as jnp
 hits = []
-monitoring.register_event_listener(lambda name, **_: hits.append(name))
+jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
 from finecausal_jax.runtime.compilation_cache import use_compilation_cache
 use_compilation_cache(sys.argv[1], sys.argv[2])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
