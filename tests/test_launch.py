@@ -1,6 +1,7 @@
 """The command line, the configs and what importing does."""
 
 import itertools
+import os
 import pathlib
 import re
 import subprocess

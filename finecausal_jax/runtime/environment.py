@@ -36,19 +36,19 @@ def xla_flags(flags: str, known: Callable[[str], bool]) -> str:
 
     Args:
       flags: its value now. What it says of a flag stays.
-      known: whether the installed XLA has a flag, by its name without dashes: one that it has not
-        would end the process.
+      known: whether the installed XLA has a flag, by its name without dashes, or a constant: one
+        that it has not would end the process.
     """
     missing = [
         f"{name}={value}"
         for name, value in XLA_FOR_CPU.items()
-        if name not in flags and known(name.lstrip("-"))
+        if name not in flags and known(name.lstrip("-")) and (value.islower() or known(value))
     ]
     return " ".join([*filter(None, [flags]), *missing])
 
 
 def known_to_jaxlib(name: str, folder: pathlib.Path | None = None) -> bool:
-    """Whether the installed jaxlib knows an XLA flag.
+    """Whether the installed jaxlib knows an XLA flag or a constant that is a flag's value.
 
     Its library is looked through for the name: to ask XLA itself would end the process where the
     answer is no. That takes some hundredths of a second, and a quarter of one for a no.

@@ -28,6 +28,8 @@ def test_xla_is_told_what_suits_a_cpu_beside_what_else_is_set():
 def test_xla_is_not_told_what_it_does_not_know():
     assert environment.xla_flags("", lambda name: False) == ""
     assert environment.xla_flags("", lambda name: name.endswith("scheduler")) == ORDER
+    # The flag is known, its value no more.
+    assert environment.xla_flags("", lambda name: name.startswith("xla_")) == ORDER
 
 
 def test_a_flag_is_looked_for_in_the_largest_library(tmp_path):
