@@ -132,6 +132,7 @@ def make_training_step(settings: Settings, steps_per_epoch: int, layout: Layout)
     return make_step(model, optimiser, besides, layout), optimiser
 
 
+@functools.lru_cache(maxsize=1)  # tracing the network takes seconds
 def variable_shapes(settings: Settings) -> Any:
     """Shapes and dtypes of the network's parameters and statistics."""
     model, size = make_model(settings), settings.data.frame_size
