@@ -25,14 +25,14 @@ class Parts:
 
     Attributes:
       model: the network.
-      variables: shapes of its parameters and statistics.
+      shapes: gives those of its parameters and statistics, by tracing it.
       frame_size: height and width of a frame, pixels.
       make_step: gives the jitted training step for a layout, and its optimiser.
       layout: the devices, which need not exist.
     """
 
     model: FineCausal
-    variables: Any
+    shapes: Callable[[], Any]
     frame_size: int
     make_step: Callable[[Layout], tuple[Any, ParameterUpdate]]
     layout: Layout
@@ -69,7 +69,7 @@ def trace(program: str, parts: Parts, batch_size: int) -> Any:
     videos = _videos(parts, batch_size)
     if program == "train":
         step, optimiser = parts.make_step(layout)
-        state = jax.eval_shape(lambda x: init_state(x, optimiser), parts.variables)
+        state = jax.eval_shape(lambda x: init_state(x, optimiser), parts.shapes())
         key = jax.eval_shape(lambda: jax.random.key(0))
         return step.trace(state, {"query": videos, "exemplar": videos}, key)
 
@@ -77,7 +77,7 @@ def trace(program: str, parts: Parts, batch_size: int) -> Any:
     score = functools.partial(score_pairs, parts.model)
     jitted = jax.jit(score, in_shardings=(whole, split, split), out_shardings=split)
     side = {name: videos[name] for name in ("frames", "mask")}
-    return jitted.trace(parts.variables, side, side)
+    return jitted.trace(parts.shapes(), side, side)
 
 
 def score_pairs(model: Any, variables: Any, query: Any, exemplar: Any) -> tuple[Any, Any]:

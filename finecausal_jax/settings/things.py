@@ -118,7 +118,7 @@ def program_parts(settings: Settings, layout: Layout) -> Parts:
     """What `compilation.programs` compiles for the devices of a layout."""
     return Parts(
         model=make_model(settings),
-        variables=variable_shapes(settings),
+        shapes=functools.partial(variable_shapes, settings),
         frame_size=settings.data.frame_size,
         make_step=functools.partial(make_training_step, settings, STEPS_PER_EPOCH),
         layout=layout,

@@ -38,6 +38,7 @@ def test_its_config_is_read(old_run):
     workdirs.refuse_other_run(old_run, settings)
 
 
+@pytest.mark.slow  # Orbax takes its time over 1,300 arrays, and so does tracing the network
 def test_its_network_and_its_optimiser_are_read(old_run):
     settings, layout = workdirs.saved_settings(old_run), make_layout()
     step, variables = things.load_network(settings, old_run, "best", layout)
