@@ -31,6 +31,7 @@ def serve(measure: Callable[[Options, Emit], None]) -> None:
     options = json.loads(sys.argv[1])
     try:
         measure(options, emit)
+        emit(done=True)  # how the process ends is of no interest from here on
     except Exception as error:  # told to the record, by whose side the log is
         traceback.print_exc()
         emit(error=f"{type(error).__name__}: {error}"[:2000])

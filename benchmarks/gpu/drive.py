@@ -21,7 +21,8 @@ from benchmarks.gpu.record import CUT, DONE, FAILED, SKIPPED, Record
 
 LEAST_S = 15.0  # that a measurement needs to import JAX and to get its device
 _GRACE_S = 3.0  # between asking a process to end and ending it
-_LEAVE_S = 60.0  # for a process that has said all: a device takes a while to let go
+_LEAVE_S = 30.0  # for a process that has said all: a device takes a while to let go
+_FOR_US = ("done", "error", "restart")  # of what a process says, not for its result
 _TAIL = 25  # lines of a failed process's standard error that the record keeps
 
 Command = Callable[[Measurement, Mapping[str, Any]], Sequence[str]]
@@ -167,21 +168,24 @@ def _one_process(
                     break
                 values = json.loads(line)
                 result.update(values)
-                shown = {key: one for key, one in values.items() if key not in ("error", "restart")}
-                record.add(name, shown)
+                shown = {key: one for key, one in values.items() if key not in _FOR_US}
+                if shown:
+                    record.add(name, shown)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(timeout=_LEAVE_S)
         finally:
             _end(child)
             reader.join()
             child.stdout.close()
-        if child.returncode == 0:
+        if result.pop("done", False):
             return DONE, ""
         errors.seek(0)
         tail = "".join(errors.readlines()[-_TAIL:]).rstrip()
-        code = child.returncode
-        how = f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        return FAILED, "\n".join(filter(None, (result.pop("error", "") or how, tail)))
+    code = child.returncode
+    how = f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    error = "\n".join(filter(None, (result.pop("error", "") or how, tail)))
+    # So ends whatever runs on a machine that is taken back: nothing is wrong with it.
+    return CUT if code == -signal.SIGTERM else FAILED, error
 
 
 def _read(stream: Any, lines: queue.Queue[str | None]) -> None:

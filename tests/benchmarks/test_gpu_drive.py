@@ -19,6 +19,7 @@ from benchmarks.gpu.record import Record
 FACTS = {"device": "cpu", "sizes": "full", "source": "abc", "versions": {}, "command": "x"}
 SAY = "import json; print(json.dumps({}), flush=True)"
 DIE = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+STOP = DIE.replace("SIGKILL", "SIGTERM")
 SLEEP = "import time; time.sleep(600)"
 CUT_PARENT = "import os, signal; os.kill(os.getppid(), signal.SIGTERM)"
 
@@ -63,11 +64,17 @@ def run(record, tmp_path):
 
 
 def say(**values):
+    """A line of the program that says values."""
     return SAY.format(repr(values))
 
 
+def all_said(**values):
+    """The last line of a program that has nothing more to say."""
+    return say(**values, done=True)
+
+
 def test_values_are_recorded_line_by_line(run):
-    code, entries, _ = run({"one": f"{say(first=1, both=1)}\n{say(second=2, both=2)}"})
+    code, entries, _ = run({"one": f"{say(first=1, both=1)}\n{all_said(second=2, both=2)}"})
     assert code == 0
     assert entries["one"]["status"] == "done"
     assert entries["one"]["tries"] == 1
@@ -80,10 +87,11 @@ def test_values_are_recorded_line_by_line(run):
         ("raise SystemExit('no device')", ["ended with exit code 1", "no device"]),
         (f"{say(error='OSError: full')}\nraise SystemExit(1)", ["OSError: full"]),
         (DIE, ["ended by signal 9"]),
+        ("", ["ended with exit code 0"]),  # and did not say that it was done
     ],
 )
 def test_a_failure_keeps_its_values_and_lets_the_others_run(run, ending, told):
-    code, entries, _ = run({"bad": f"{say(first=1)}\n{ending}", "good": say(second=2)})
+    code, entries, _ = run({"bad": f"{say(first=1)}\n{ending}", "good": all_said(second=2)})
     assert code == 1
     assert entries["bad"]["status"] == "failed"
     assert entries["bad"]["error"].splitlines() == told
@@ -91,52 +99,70 @@ def test_a_failure_keeps_its_values_and_lets_the_others_run(run, ending, told):
     assert entries["good"]["status"] == "done"
 
 
+def test_a_process_that_fails_after_its_last_word_is_done(run):
+    code, entries, _ = run({"one": f"{all_said(first=1)}\n{DIE}"})
+    assert (code, entries["one"]["status"]) == (0, "done")
+
+
+def test_a_process_that_somebody_ends_politely_is_run_again(run):
+    code, entries, _ = run({"one": STOP})
+    assert (code, entries["one"]["status"]) == (3, "cut off")
+    assert entries["one"]["error"] == "ended by signal 15"
+    assert run({"one": all_said(first=1)})[0] == 0
+
+
 def test_a_failure_is_run_again_only_when_asked_to(run):
     run({"bad": DIE})
-    assert run({"bad": say(first=1)})[2] == []
-    code, entries, started = run({"bad": say(first=1)}, again=True)
+    assert run({"bad": all_said(first=1)})[2] == []
+    code, entries, started = run({"bad": all_said(first=1)}, again=True)
     assert (code, started) == (0, ["bad"])
     assert entries["bad"]["status"] == "done"
     assert "error" not in entries["bad"]
 
 
 def test_time_that_is_up_leaves_the_rest_to_the_next_call(run):
-    programs = {"slow": f"{say(first=1)}\n{SLEEP}", "next": say(second=2)}
-    code, entries, _ = run(programs, seconds=1.5)
+    programs = {"slow": f"{say(first=1)}\n{SLEEP}", "next": all_said(second=2)}
+    code, entries, _ = run(programs, seconds=4.0)
     assert code == 3
     assert entries["slow"]["status"] == "cut off"
     assert entries["slow"]["error"] == "time was up"
     assert entries["slow"]["result"] == {"first": 1}
     assert "next" not in entries
     # What never ran goes first: the slow one may never end within the limit.
-    code, entries, started = run({**programs, "slow": say(first=3)})
+    code, entries, started = run({**programs, "slow": all_said(first=3)})
     assert (code, started) == (0, ["next", "slow"])
     assert entries["slow"]["tries"] == 2
     assert entries["slow"]["result"] == {"first": 3}
 
 
 def test_a_signal_ends_the_process_and_is_noted(run, tmp_path):
-    pid = f"import os; {say(pid='X')}".replace("'X'", "os.getpid()")
-    code, entries, started = run({"one": f"{pid}\n{CUT_PARENT}\n{SLEEP}", "next": say(second=2)})
+    # Into a file: what it says may not have been read yet when the signal comes.
+    file = tmp_path / "pid"
+    pid = f"import os; open({str(file)!r}, 'w').write(str(os.getpid()))"
+    code, entries, started = run(
+        {"one": f"{pid}\n{CUT_PARENT}\n{SLEEP}", "next": all_said(second=2)}
+    )
     assert code == 3
     assert started == ["one"]
     assert entries["one"]["status"] == "cut off"
     assert entries["one"]["error"] == "ended by SIGTERM"
     with pytest.raises(ProcessLookupError):
-        os.kill(entries["one"]["result"]["pid"], 0)
+        os.kill(int(file.read_text()), 0)
     (call,) = json.loads((tmp_path / "part.json").read_text())["calls"]
     assert call["ended"].startswith("ended by SIGTERM, 20")
 
 
 def test_a_process_that_has_compiled_may_ask_to_start_anew(run):
-    program = f"if again:\n  {say(peak=1)}\nelse:\n  {say(restart=True, plan=2)}"
+    program = f"if again:\n  {all_said(peak=1)}\nelse:\n  {all_said(restart=True, plan=2)}"
     code, entries, started = run({"one": program})
     assert (code, started) == (0, ["one", "one"])
     assert entries["one"]["result"] == {"plan": 2, "peak": 1}
 
 
 def test_what_exists_at_full_size_only_is_skipped_at_another(run):
-    code, entries, started = run({"big": DIE, "small": say(a=1)}, sizes="tiny", full_size=("big",))
+    code, entries, started = run(
+        {"big": DIE, "small": all_said(a=1)}, sizes="tiny", full_size=("big",)
+    )
     assert (code, started) == (0, ["small"])
     assert entries["big"]["status"] == "skipped"
 
