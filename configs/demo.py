@@ -9,7 +9,8 @@ or, one command at a time:
     python launch.py train --config=configs/demo.py --workdir=runs/demo
     python launch.py evaluate --config=configs/demo.py --workdir=runs/demo --checkpoint=latest
 
-Time: `make demo` takes some nine to fourteen minutes on two CPU cores. The README has its scores.
+Time: `make demo` takes nine to seventeen minutes on two CPU cores, a third of it compiling. The
+README has its scores.
 """
 
 import ml_collections
