@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from finecausal_jax.interop.pytorch import from_pytorch as from_pytorch
-    from finecausal_jax.models.finecausal import Features as Features
     from finecausal_jax.models.finecausal import FineCausal as FineCausal
-    from finecausal_jax.models.finecausal import Outputs as Outputs
+    from finecausal_jax.models.outputs import Features as Features
+    from finecausal_jax.models.outputs import Outputs as Outputs
     from finecausal_jax.scoring.scorer import Scorer as Scorer
 
 _HOMES = {
-    "Features": "finecausal_jax.models.finecausal",
+    "Features": "finecausal_jax.models.outputs",
     "FineCausal": "finecausal_jax.models.finecausal",
-    "Outputs": "finecausal_jax.models.finecausal",
+    "Outputs": "finecausal_jax.models.outputs",
     "Scorer": "finecausal_jax.scoring.scorer",
     "from_pytorch": "finecausal_jax.interop.pytorch",
 }

@@ -28,7 +28,7 @@ import numpy as np
 
 from finecausal_jax.data.dives import DATASET_NAME, DATASET_VERSION, SPLITS
 from finecausal_jax.data.sources import Dives
-from finecausal_jax.models.finecausal import Features
+from finecausal_jax.models.outputs import Features
 from finecausal_jax.runtime.files import write_atomically
 from finecausal_jax.scoring import store
 from finecausal_jax.scoring.features import Encoding, Key

@@ -34,7 +34,7 @@ from finecausal_jax.settings.schema import FIXED_IN_A_BANK, Settings
 from finecausal_jax.settings.workdirs import refuse_other_network, saved_settings
 from finecausal_jax.training.compiling import compile_step, make_step
 from finecausal_jax.training.loop import Run
-from finecausal_jax.training.optimiser import Optimiser, make_optimiser
+from finecausal_jax.training.optimiser import OptimiserSettings, make_optimiser
 from finecausal_jax.training.plan import Plan
 from finecausal_jax.training.schedule import Schedule
 from finecausal_jax.training.start import Start, initial_variables
@@ -90,7 +90,7 @@ def check_batches(settings: Settings, layout: Layout) -> None:
         layout.check_batch_size(f"config.{name}", size)
 
 
-def optimiser_settings(settings: Settings, steps_per_epoch: int) -> Optimiser:
+def optimiser_settings(settings: Settings, steps_per_epoch: int) -> OptimiserSettings:
     """Adam and its schedule."""
     train = settings.train
     schedule = Schedule(
@@ -101,7 +101,7 @@ def optimiser_settings(settings: Settings, steps_per_epoch: int) -> Optimiser:
         max_epoch=train.schedule_epochs,
         base_model_lr=train.base_model_lr,
     )
-    return Optimiser(schedule, train.accumulate, train.clip_norm)
+    return OptimiserSettings(schedule, train.accumulate, train.clip_norm)
 
 
 def step_settings(settings: Settings, steps_per_epoch: int) -> StepSettings:

@@ -12,7 +12,7 @@ from finecausal_jax.training.schedule import Schedule, optax_schedules
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimiser:
+class OptimiserSettings:
     """Adam with the reference's rates; see `make_optimiser`.
 
     Attributes:
@@ -47,7 +47,7 @@ class ParameterUpdate(NamedTuple):
     apply: Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
-def make_optimiser(settings: Optimiser) -> ParameterUpdate:
+def make_optimiser(settings: OptimiserSettings) -> ParameterUpdate:
     """Adam without weight decay, with one rate for `base_model` and one for all else.
 
     The state is optax's: that of a chain, inside `optax.MultiStepsState` where gradients are

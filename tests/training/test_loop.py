@@ -20,7 +20,7 @@ from finecausal_jax.scoring.protocol import Evaluation
 from finecausal_jax.settings import read, things, workdirs
 from finecausal_jax.training import loop
 from finecausal_jax.training.losses import Losses
-from finecausal_jax.training.optimiser import Optimiser, make_optimiser
+from finecausal_jax.training.optimiser import OptimiserSettings, make_optimiser
 from finecausal_jax.training.schedule import Schedule
 from finecausal_jax.training.start import Start
 from finecausal_jax.training.watch import NonFiniteLossError
@@ -69,7 +69,7 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def jitted():
     """A step for all tests of this file, its optimiser, and how often it was traced."""
-    optimiser = make_optimiser(Optimiser(Schedule(6)))
+    optimiser = make_optimiser(OptimiserSettings(Schedule(6)))
     shared = types.SimpleNamespace(optimiser=optimiser, traces=0)
 
     @jax.jit

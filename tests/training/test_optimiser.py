@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from finecausal_jax.training import schedule
-from finecausal_jax.training.optimiser import Optimiser, make_optimiser
+from finecausal_jax.training.optimiser import OptimiserSettings, make_optimiser
 
 
 def gradient(base_model, decoder1):
@@ -50,10 +50,10 @@ def assert_same(found, want):
 
 
 def test_a_step_takes_the_sum_of_its_micro_batches():
-    settings = Optimiser(CONSTANT, accumulate=2)
+    settings = OptimiserSettings(CONSTANT, accumulate=2)
     found, after = updates_of(make_optimiser(settings), GRADIENTS)
     sums = [jax.tree.map(np.add, *GRADIENTS[:2]), jax.tree.map(np.add, *GRADIENTS[2:])]
-    settings = Optimiser(CONSTANT, accumulate=1)
+    settings = OptimiserSettings(CONSTANT, accumulate=1)
     want, want_after = updates_of(make_optimiser(settings), sums)
     for updates in found[::2]:
         assert_same(updates, jax.tree.map(np.zeros_like, updates))
@@ -70,7 +70,7 @@ def test_accumulated_steps_are_those_of_multi_steps():
     rate = schedule.optax_schedules(setting, 2)["rest"]
     adam = optax.chain(optax.scale_by_adam(), optax.scale_by_learning_rate(rate))
     multi_steps = optax.MultiSteps(adam, 2, use_grad_mean=False)
-    made = make_optimiser(Optimiser(setting, accumulate=2))
+    made = make_optimiser(OptimiserSettings(setting, accumulate=2))
     kinds = (optax.ScaleByAdamState, optax.ScaleByScheduleState)
 
     def after_two_steps(state):
@@ -95,7 +95,7 @@ def test_accumulated_steps_are_those_of_multi_steps():
 
 
 def test_the_first_step_of_adam_by_hand():
-    (updates,), _ = updates_of(make_optimiser(Optimiser(CONSTANT, 1)), GRADIENTS[:1])
+    (updates,), _ = updates_of(make_optimiser(OptimiserSettings(CONSTANT, 1)), GRADIENTS[:1])
     # The rate times the gradient's sign: the moments' bias is corrected, which float32 does to
     # some 6e-8 / 1e-3, since 1 - 0.999 cancels.
     np.testing.assert_allclose(updates["base_model"]["w"], [-1e-2, 1e-2], rtol=1e-4)
@@ -109,7 +109,7 @@ def test_base_model_has_a_rate_of_its_own(base_model_lr, ratio):
         8, 1e-2, lr_factor=0.1, warmup_epochs=0, max_epoch=1, base_model_lr=base_model_lr
     )
     ones = jax.tree.map(np.ones_like, GRADIENTS[0])
-    optimiser = make_optimiser(Optimiser(setting, accumulate=4))
+    optimiser = make_optimiser(OptimiserSettings(setting, accumulate=4))
     found, _ = updates_of(optimiser, [ones] * 8)
     for step, share in ((3, 0.5), (7, 1.0)):  # micro-batch 8 begins the next period
         highest = 1e-2 * ratio
@@ -120,17 +120,17 @@ def test_base_model_has_a_rate_of_its_own(base_model_lr, ratio):
 
 
 def test_the_summed_gradient_is_clipped_by_its_norm_over_all_modules():
-    settings = Optimiser(CONSTANT, accumulate=2, clip_norm=1.5)
+    settings = OptimiserSettings(CONSTANT, accumulate=2, clip_norm=1.5)
     _, after = updates_of(make_optimiser(settings), GRADIENTS[:2])
     norm = np.sqrt(4.0**2 + 1.0**2 + 1.5**2)  # of the sum
     want = jax.tree.map(lambda a, b: 0.1 * (a + b) * 1.5 / norm, *GRADIENTS[:2])
     assert_same(adam_of(after).mu, want)
     # A shorter one stays as it is.
-    settings = Optimiser(CONSTANT, accumulate=2, clip_norm=5.0)
+    settings = OptimiserSettings(CONSTANT, accumulate=2, clip_norm=5.0)
     _, after = updates_of(make_optimiser(settings), GRADIENTS[:2])
     assert_same(adam_of(after).mu, jax.tree.map(lambda a, b: 0.1 * (a + b), *GRADIENTS[:2]))
 
 
 def test_a_negative_limit_of_the_norm_is_refused():
     with pytest.raises(ValueError, match="clip_norm is -1.0, expected a norm, or 0"):
-        Optimiser(CONSTANT, clip_norm=-1.0)
+        OptimiserSettings(CONSTANT, clip_norm=-1.0)

@@ -24,7 +24,7 @@ from finecausal_jax.runtime.checkpoints import OPTIMISER, VARIABLES, CheckpointS
 from finecausal_jax.runtime.layout import make_layout
 from finecausal_jax.settings import read, things
 from finecausal_jax.training import schedule, state, steps
-from finecausal_jax.training.optimiser import Optimiser, make_optimiser
+from finecausal_jax.training.optimiser import OptimiserSettings, make_optimiser
 
 STEPS_PER_EPOCH = 4
 
@@ -85,7 +85,7 @@ def small():
         lambda x: random.uniform(-0.5, 0.5, x.shape).astype(x.dtype),
         {name: tree for name, tree in shapes["params"].items() if name != "awl"},
     )
-    optimiser = make_optimiser(Optimiser(schedule.Schedule(STEPS_PER_EPOCH)))
+    optimiser = make_optimiser(OptimiserSettings(schedule.Schedule(STEPS_PER_EPOCH)))
 
     @functools.cache
     def step_of(**options):
