@@ -8,20 +8,27 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from finecausal_jax.runtime import hosts
+
 
 def write_atomically(
-    path: str | os.PathLike[str], write: Callable[[pathlib.Path], Any]
+    path: str | os.PathLike[str],
+    write: Callable[[pathlib.Path], Any],
+    leads: Callable[[], bool] = hosts.leads,
 ) -> pathlib.Path:
     """Writes through a temporary neighbour, so that `path` is never half written.
 
     Args:
       path: where the file goes; its folder is made where missing, a file there is replaced.
       write: fills the temporary file, whose path it is given, or puts another one in its place.
+      leads: whether this process writes: of several, which may share the folder, one does.
 
     Returns:
       `path`, with the mode of any new file: 0666 less the umask.
     """
     path = pathlib.Path(path)
+    if not leads():
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     # Not mkstemp, whose private file would keep a web server or colleague out. A umask can only be

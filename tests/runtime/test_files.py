@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from finecausal_jax.runtime.files import check_folder, keep_earlier
+from finecausal_jax.runtime.files import check_folder, keep_earlier, write_atomically
 
 
 def test_a_folder_can_be_there_or_be_made(tmp_path):
@@ -45,3 +45,12 @@ def test_earlier_files_get_one_number(tmp_path):
     assert keep_earlier(numbers, plot) == [tmp_path / "b.2.json", tmp_path / "b.2.png"]
     assert (tmp_path / "b.1.json").read_text() == "first"
     assert (tmp_path / "b.1.png").read_text() == "of somebody else"
+
+
+def test_one_process_of_several_writes(tmp_path):
+    path = tmp_path / "report.json"
+    assert write_atomically(path, lambda file: file.write_text("second"), lambda: False) == path
+    assert not list(tmp_path.iterdir())
+    assert write_atomically(path, lambda file: file.write_text("first"), lambda: True) == path
+    assert path.read_text() == "first"
+    assert [one.name for one in tmp_path.iterdir()] == ["report.json"]
