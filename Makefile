@@ -3,6 +3,7 @@
 # Another Python gets an environment of its own: make test PYTHON=python3.13
 PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+$(if $(VERSION),,$(error PYTHON=$(PYTHON) does not run: give the path of a Python 3.11 or newer))
 DEFAULT := $(shell python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 VENV := .venv$(if $(filter-out $(DEFAULT),$(VERSION)),-$(VERSION))
 BIN := $(VENV)/bin
