@@ -27,6 +27,7 @@ from finecausal_jax.lowering.pool import max_pool
 from finecausal_jax.lowering.rectified import value_of
 from finecausal_jax.lowering.upsample import upsample
 from finecausal_jax.models.layers import NORM_EPSILON
+from finecausal_jax.runtime.errors import InputError
 
 CLIPS = 18  # two videos of nine windows
 ROUNDING = 2e-4  # of the largest value: float32 sums of up to a million products, reordered
@@ -185,7 +186,7 @@ def measure(comparison: Comparison, rounds: int) -> dict[str, Any]:
       largest difference relative to the largest value.
 
     Raises:
-      ValueError: the two forms disagree.
+      InputError: the two forms disagree.
     """
     random = np.random.default_rng(0)
     arrays = [jnp.asarray(random.standard_normal(s), jnp.float32) for s in comparison.arrays]
@@ -193,7 +194,7 @@ def measure(comparison: Comparison, rounds: int) -> dict[str, Any]:
     first, second = (jax.block_until_ready(form(*arrays)) for form in forms)
     error = float(jnp.max(jnp.abs(first - second)) / jnp.max(jnp.abs(first)))
     if not error <= ROUNDING:
-        raise ValueError(
+        raise InputError(
             f"{comparison.name}: the two forms differ by {error:.1e} of the largest value, more "
             f"than rounding ({ROUNDING:.0e}); a gain on a wrong result is none"
         )

@@ -28,6 +28,7 @@ from benchmarks.task import (
     write_weights,
 )
 from benchmarks.workers import Worker, WorkerError
+from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.runtime.memory import machine_bytes
 from finecausal_jax.runtime.progress import Progress, progress, say
 from finecausal_jax.runtime.provenance import commit
@@ -62,7 +63,7 @@ def check_options(
     *,
     has_torch: bool,
 ) -> None:
-    """Raises ValueError where a benchmark cannot be run, with what would mend it."""
+    """Raises InputError where a benchmark cannot be run, with what would mend it."""
     for flag, values, known in (
         ("--sections", sections, SECTIONS),
         ("--settings", torch_settings, TORCH_SETTINGS),
@@ -70,18 +71,18 @@ def check_options(
     ):
         unknown = [value for value in values if value not in known]
         if unknown:
-            raise ValueError(f"{flag}: {', '.join(unknown)} is none of {', '.join(known)}")
+            raise InputError(f"{flag}: {', '.join(unknown)} is none of {', '.join(known)}")
     if not sections:
-        raise ValueError(f"--sections is empty, expected some of {', '.join(SECTIONS)}")
+        raise InputError(f"--sections is empty, expected some of {', '.join(SECTIONS)}")
     if rounds < 1:
-        raise ValueError(f"--rounds is {rounds}, expected at least 1")
+        raise InputError(f"--rounds is {rounds}, expected at least 1")
     if not torch_settings or tuple(sections) == ("pipeline",):
         return
     alone = "or time XLA alone with --settings="
     if device == "tpu":
-        raise ValueError(f"--device=tpu: the PyTorch baseline runs on cpu and gpu; {alone}")
+        raise InputError(f"--device=tpu: the PyTorch baseline runs on cpu and gpu; {alone}")
     if not has_torch:
-        raise ValueError(
+        raise InputError(
             f"PyTorch is not installed: install it with pip install -e '.[torch]', {alone}"
         )
     # What the baseline has, too, or what changes no number.
@@ -90,7 +91,7 @@ def check_options(
     from finecausal_jax.models.finecausal import FineCausal
 
     if full != FineCausal(dtype="float32") or settings.data.frame_size != 112:
-        raise ValueError(
+        raise InputError(
             "the PyTorch baseline exists at full size only, and this config's model or "
             f"config.data.frame_size is another: use configs/finediving_hm.py, {alone}"
         )

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finecausal_jax.runtime.errors import InputError
+
 _PATIENCE_S = 3600.0  # for one answer: full-size compilations take minutes on a slow machine
 _LAST_LINES = 5  # of a dead worker's standard error that its epitaph repeats
 _LESS_MEMORY = (
@@ -20,7 +22,7 @@ _LESS_MEMORY = (
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OutOfMemoryError", "can't allocate memory", "MemoryError")
 
 
-class WorkerError(ValueError):
+class WorkerError(InputError):
     """A worker failed, ended or fell silent; the others can go on."""
 
 

@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 
 from absl import flags
 
+from finecausal_jax.runtime.errors import InputError
+
 # Each module that begins with a letter is a command.
 PACKAGES = ("finecausal_jax.commands", "benchmarks.commands")
 # Said below the traceback where a device failed or memory ran out.
@@ -132,11 +134,11 @@ def run(command: Any, rest: Sequence[str]) -> int:
         logging.set_verbosity(logging.WARNING)  # libraries tell their every step at INFO
     try:
         if len(rest) > 1:
-            raise ValueError(f"unexpected arguments {list(rest[1:])}: flags start with --")
+            raise InputError(f"unexpected arguments {list(rest[1:])}: flags start with --")
         if "workdir" in flags.FLAGS and flags.FLAGS["workdir"].value:
             files.check_folder(flags.FLAGS["workdir"].value, "--workdir", writable=False)
         return command.run(flags.FLAGS) or 0
-    except ValueError as error:
+    except InputError as error:
         # Bad input, explained by its text; anything else is a fault here and keeps its traceback.
         print(f"launch.py: {error}", file=sys.stderr)
         return 2

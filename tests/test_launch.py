@@ -16,6 +16,7 @@ from ml_collections import config_flags  # noqa: F401  (its import must not star
 from configs import demo, finediving_hm
 from finecausal_jax import FineCausal, command_line
 from finecausal_jax.commands import train
+from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.settings import read, things
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -131,6 +132,7 @@ def test_requirements_are_those_of_the_package():
         (MemoryError("Unable to allocate 9 GiB"), "smaller --config.train.batch_size"),
         (jax.errors.JaxRuntimeError("UNAVAILABLE: went away"), "by the same command, `train` and"),
         (KeyError("a fault"), None),
+        (ValueError("not written for a user"), None),
     ],
 )
 def test_a_device_or_memory_that_fails_is_explained_below_the_traceback(error, said):
@@ -142,6 +144,14 @@ def test_a_device_or_memory_that_fails_is_explained_below_the_traceback(error, s
     notes = getattr(caught.value, "__notes__", [])
     assert len(notes) == bool(said)
     assert all(said in note for note in notes)
+
+
+def test_what_a_user_can_mend_is_told_in_one_line(capsys):
+    def run(_):
+        raise InputError("x.json: empty, expected a config; delete it")
+
+    assert command_line.run(types.SimpleNamespace(run=run), ["launch.py"]) == 2
+    assert capsys.readouterr().err == "launch.py: x.json: empty, expected a config; delete it\n"
 
 
 def test_annotations_of_every_module_are_checked_in_tests():

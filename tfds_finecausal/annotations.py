@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from finecausal_jax.runtime.errors import InputError
+
 try:  # NumPy 2
     from numpy._core import multiarray
     from numpy._core.numeric import _frombuffer
@@ -52,7 +54,7 @@ class Problem:
         return f"{self.where}: {self.path}: {self.what}"
 
 
-class ReleaseError(ValueError):
+class ReleaseError(InputError):
     """A release that cannot be built as it is.
 
     Attributes:

@@ -16,6 +16,7 @@ from absl import logging
 
 from finecausal_jax.data.dives import RELEASE, RESIZE_KEY, RESIZED, dataset_folder
 from finecausal_jax.data.resizing import Resize
+from finecausal_jax.runtime.errors import InputError
 from tfds_finecausal.annotations import FILES
 
 
@@ -50,7 +51,7 @@ def build_dataset(
 
     Raises:
       ReleaseError: the release has problems; lists them all.
-      ValueError: the release or a split is empty, or `data_dir` has a data set of another release
+      InputError: the release or a split is empty, or `data_dir` has a data set of another release
         or size or with skipped dives, and `overwrite` is off.
     """
     root, data_dir = pathlib.Path(manual_dir).absolute(), pathlib.Path(data_dir).absolute()
@@ -73,7 +74,7 @@ def build_dataset(
             if same_release
             else f"was built from another release than {root}, or has skipped dives"
         )
-        raise ValueError(
+        raise InputError(
             f"{folder} {reason}: "
             "pass --overwrite to replace it, or choose another config.data.data_dir"
         )
@@ -82,7 +83,7 @@ def build_dataset(
     from tfds_finecausal.finediving_hm.finediving_hm_dataset_builder import Builder
 
     if not root.is_dir():
-        raise ValueError(f"no release in {root}.\n{Builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+        raise InputError(f"no release in {root}.\n{Builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
     with _set_aside(folder), tempfile.TemporaryDirectory() as nothing_to_download:
         builder = Builder(config=stored, data_dir=data_dir)
         if resize is not None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from finecausal_jax.data.dives import SPLITS, DiveInfo
 from finecausal_jax.runtime import progress as bars
+from finecausal_jax.runtime.errors import InputError
 from tfds_finecausal.annotations import (
     Annotations,
     DiveKey,
@@ -96,11 +97,11 @@ def read_release(
     Raises:
       ReleaseError: lists every problem of every table, or of every dive unless `skip`. Tables
         cannot be skipped.
-      ValueError: the folder is missing, or a split is empty (after skipping).
+      InputError: the folder is missing, or a split is empty (after skipping).
     """
     root = pathlib.Path(manual_dir)
     if not root.is_dir():
-        raise ValueError(
+        raise InputError(
             f"no release in {root}: ask the FineDiving authors for the data and unpack it there, "
             "or render a synthetic one (`launch.py render`)"
         )
@@ -142,7 +143,7 @@ def read_release(
     for split in SPLITS:
         if not passed[split]:
             lost = len(annotations.splits[split])
-            raise ValueError(
+            raise InputError(
                 f"the {split} split of the release in {root} is empty: expected at least one dive "
                 f"in Annotations/{split}_split.pkl, which lists {lost}"
                 + (f", all skipped:\n{_lines(problems)}" if lost else "")

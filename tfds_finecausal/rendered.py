@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from finecausal_jax.runtime import progress as bars
+from finecausal_jax.runtime.errors import InputError
 from tfds_finecausal import rendered_motion, rendered_scene, rendered_venue
 from tfds_finecausal.dive_numbers import parse_dive_number, sub_action_table
 from tfds_finecausal.rendered_plan import DivePlan, Settings, plan_dives
@@ -57,18 +58,18 @@ def render_release(
       The release's folder.
 
     Raises:
-      ValueError: a setting is unknown or out of range, or `output_dir` holds something else.
+      InputError: a setting is unknown or out of range, or `output_dir` holds something else.
     """
     unknown = sorted(set(settings) - {field.name for field in dataclasses.fields(Settings)})
     if unknown:
         known = ", ".join(field.name for field in dataclasses.fields(Settings))
-        raise ValueError(f"unknown render settings {', '.join(unknown)}: expected some of {known}")
+        raise InputError(f"unknown render settings {', '.join(unknown)}: expected some of {known}")
     plan = Settings(**settings)
     output = pathlib.Path(output_dir).absolute()
     stamp = {"version": RENDERER_VERSION, **dataclasses.asdict(plan), "frames": list(plan.frames)}
     if output.exists() and any(output.iterdir()):
         if not (output / MARKER).is_file():
-            raise ValueError(
+            raise InputError(
                 f"{output} is not empty and was not rendered by this command (no {MARKER} in it): "
                 "choose another folder"
             )
@@ -158,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output, workers = options.pop("output"), options.pop("workers")
     try:
         folder = render_release(output, workers=workers, **options)
-    except ValueError as error:
+    except InputError as error:
         parser.error(str(error))
     print(f"rendered (not real) release in {folder}")
     return 0

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from finecausal_jax.runtime.errors import InputError
 from tfds_finecausal import rendered_motion, rendered_venue
 from tfds_finecausal.dive_numbers import DIFFICULTY, parse_dive_number
 from tfds_finecausal.rendered_judging import (
@@ -59,7 +60,7 @@ class Settings:
         if not 0.0 <= self.background_bias <= 1.0:
             problems.append(f"background_bias={self.background_bias}, from 0 to 1")
         if problems:
-            raise ValueError("cannot render with these settings: " + "; ".join(problems))
+            raise InputError("cannot render with these settings: " + "; ".join(problems))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from finecausal_jax.data.resizing import Resize
+from finecausal_jax.runtime.errors import InputError
 from tfds_finecausal.release import ReleaseDive
 
 
@@ -32,7 +33,7 @@ class ResizedImages:
         """Returns uint8 [n, h, w, 3], or [n, h, w] of grey images.
 
         Raises:
-          ValueError: resizing does not commute with mirroring at this size.
+          InputError: resizing does not commute with mirroring at this size.
         """
         # Pillow decodes and resizes without Python's lock.
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -46,7 +47,7 @@ class ResizedImages:
             # size is known where the two differ, and none may slip in.
             mirrored = self._resize(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
         if not np.array_equal(mirrored[:, ::-1], pixels):
-            raise ValueError(
+            raise InputError(
                 f"{path}: resized to {self._resize} its mirror image is not the mirrored resized "
                 "image, expected the same, so that stored pixels can be mirrored exactly: choose "
                 "another config.data.resize_width, or build with --config.data.stored=release"

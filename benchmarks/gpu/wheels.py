@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
 
+from finecausal_jax.runtime.errors import InputError
+
 # What the measurements import, and what that needs; JAX, Flax, Optax, Orbax, NumPy and PyTorch, and
 # what those need, are the machine's own. Where it has more, those wheels are left alone.
 PACKAGES = (
@@ -49,7 +51,7 @@ def download(folder: pathlib.Path, run: Callable[..., object] = subprocess.run) 
     """Fetches the wheels for Linux on x86-64; returns their size in bytes.
 
     Raises:
-      ValueError: they are larger than `LIMIT`.
+      InputError: they are larger than `LIMIT`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.whl"):  # of two versions neither could be installed
@@ -61,7 +63,7 @@ def download(folder: pathlib.Path, run: Callable[..., object] = subprocess.run) 
     run([*pip, "--no-deps", *kind, *tags, "--dest", str(folder), *PACKAGES], check=True)
     size = sum(path.stat().st_size for path in folder.glob("*.whl"))
     if size > LIMIT:
-        raise ValueError(
+        raise InputError(
             f"{folder} holds {size / 1e6:.1f} MB of wheels, expected at most {LIMIT / 1e6:.0f}: "
             "take the largest out of PACKAGES in benchmarks/gpu/wheels.py"
         )

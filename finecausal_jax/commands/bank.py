@@ -11,6 +11,8 @@ refused, here and by `evaluate --bank`.
 import pathlib
 from typing import Any
 
+from finecausal_jax.runtime.errors import InputError
+
 NEEDS_CONFIG = True
 
 
@@ -35,16 +37,16 @@ def run(flags: Any) -> int:
     from finecausal_jax.settings import read, things
 
     if not flags.workdir:
-        raise ValueError("bank needs --workdir=DIR, the folder of a run")
+        raise InputError("bank needs --workdir=DIR, the folder of a run")
     if not flags.split:
-        raise ValueError("--split is empty: expected train, test or both")
+        raise InputError("--split is empty: expected train, test or both")
     settings, workdir = read(flags.config), pathlib.Path(flags.workdir)
     folder = pathlib.Path(flags.output or workdir / "bank")
     use_compilation_cache(settings.train.compilation_cache, workdir)
     layout = make_layout()
     unknown = set(flags.split) - set(SPLITS)
     if unknown:
-        raise ValueError(f"--split={','.join(flags.split)}: expected train, test or both")
+        raise InputError(f"--split={','.join(flags.split)}: expected train, test or both")
     sides = things.open_dives(settings)
     sources = {split: sides[split] for split in flags.split}
     step, variables = things.load_network(settings, workdir, flags.checkpoint, layout)

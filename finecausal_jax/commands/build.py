@@ -42,7 +42,7 @@ def run(flags: Any) -> int:
       The exit code, 0.
 
     Raises:
-      ValueError: the release has problems, or another data set is in the way.
+      InputError: the release has problems, or another data set is in the way.
     """
     from finecausal_jax.data.dives import SPLITS, TABLE_KEY
     from finecausal_jax.settings import read, things

@@ -19,6 +19,8 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from finecausal_jax.runtime.errors import InputError
+
 NEEDS_CONFIG = True
 
 
@@ -47,11 +49,11 @@ def run(flags: Any) -> int:
 
     unknown = set(flags.programs) - set(programs.PROGRAMS)
     if unknown or not flags.programs:
-        raise ValueError(
+        raise InputError(
             f"--programs={','.join(flags.programs)}: expected some of {programs.PROGRAMS}"
         )
     if flags.batch_size < 0 or flags.compiles < 1:
-        raise ValueError("--batch_size must be at least 0 and --compiles at least 1")
+        raise InputError("--batch_size must be at least 0 and --compiles at least 1")
     topology = hardware.parse_topology(flags.topology)
     settings = read(flags.config)
     how = (settings.model.dtype, settings.model.remat)

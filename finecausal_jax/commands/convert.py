@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from finecausal_jax.runtime.errors import InputError
+
 NEEDS_CONFIG = False
 
 
@@ -33,7 +35,7 @@ def define_flags() -> None:
 def run(flags: Any) -> int:
     """Converts; returns the exit code."""
     if not flags.workdir:
-        raise ValueError("convert needs --workdir=DIR, the folder to write the checkpoint to")
+        raise InputError("convert needs --workdir=DIR, the folder to write the checkpoint to")
     from finecausal_jax.interop import conversion, expected, report, workdirs
 
     workdirs.refuse_checkpoints(flags.workdir)

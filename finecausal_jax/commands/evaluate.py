@@ -12,6 +12,8 @@ does not hold is encoded. The scores are the same but for rounding.
 import pathlib
 from typing import Any
 
+from finecausal_jax.runtime.errors import InputError
+
 NEEDS_CONFIG = True
 
 
@@ -38,7 +40,7 @@ def run(flags: Any) -> int:
     from finecausal_jax.settings import read, things
 
     if not flags.workdir:
-        raise ValueError("evaluate needs --workdir=DIR, the folder of a run")
+        raise InputError("evaluate needs --workdir=DIR, the folder of a run")
     settings, folder = read(flags.config), pathlib.Path(flags.workdir)
     use_compilation_cache(settings.train.compilation_cache, folder)
     layout = make_layout()

@@ -13,6 +13,8 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
+from finecausal_jax.runtime.errors import InputError
+
 NEEDS_CONFIG = False
 
 
@@ -35,19 +37,19 @@ def define_flags() -> None:
 def run(flags: Any) -> int:
     """Exports; returns the exit code."""
     if not flags.workdir:
-        raise ValueError("export needs --workdir=DIR, the folder of a run or a conversion")
+        raise InputError("export needs --workdir=DIR, the folder of a run or a conversion")
     from finecausal_jax.interop import conversion, export
     from finecausal_jax.settings import read, things
 
     output = pathlib.Path(flags.output)
     # What cannot be written is told before anything is read, which takes a while.
     if (flags.format == "safetensors") != (output.suffix == ".safetensors"):
-        raise ValueError(
+        raise InputError(
             f"--output={output} with --format={flags.format}: a name ends in .safetensors if and "
             "only if the format is safetensors; every reader goes by the name"
         )
     if output.is_dir():
-        raise ValueError(f"--output={output} is a folder: expected the name of a file")
+        raise InputError(f"--output={output} is a folder: expected the name of a file")
     if flags.format == "safetensors":
         export.refuse_foreign_config(output)
     settings = None if flags.config is None else read(flags.config)

@@ -27,7 +27,7 @@ def run(flags: Any) -> int:
       The exit code, 0.
 
     Raises:
-      ValueError: a setting is out of range, or the folder holds something else.
+      InputError: a setting is out of range, or the folder holds something else.
     """
     from finecausal_jax.settings import read
     from tfds_finecausal import rendered

@@ -12,6 +12,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from finecausal_jax.runtime.errors import InputError
+
 if TYPE_CHECKING:
     from finecausal_jax.settings import Settings
     from finecausal_jax.training.state import TrainState
@@ -29,7 +31,7 @@ def run(flags: Any) -> int:
     from finecausal_jax.settings import read
 
     if not flags.workdir:
-        raise ValueError("train needs --workdir=DIR, the folder for checkpoints and metrics")
+        raise InputError("train needs --workdir=DIR, the folder for checkpoints and metrics")
     settings = read(flags.config)
     use_compilation_cache(settings.train.compilation_cache, flags.workdir)
     state = train(settings, flags.workdir)
@@ -41,7 +43,7 @@ def train(settings: Settings, workdir: str | os.PathLike[str]) -> TrainState:
     """Trains on the built data set, or goes on with what a workdir holds; returns the last state.
 
     Raises:
-      ValueError: the workdir belongs to another config, its checkpoint or a file of pretrained
+      InputError: the workdir belongs to another config, its checkpoint or a file of pretrained
         weights does not fit the network, a split is empty, a batch cannot be shared by the devices,
         or a loss is not finite.
     """

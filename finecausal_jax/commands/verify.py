@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from finecausal_jax.runtime.errors import InputError
+
 NEEDS_CONFIG = False
 
 
@@ -39,10 +41,10 @@ def run(flags: Any) -> int:
     """Checks; returns the exit code."""
     if flags.checkpoint or flags.against:
         if not (flags.checkpoint and flags.against) or flags.reference:
-            raise ValueError("verify takes --checkpoint and --against together, or --reference")
+            raise InputError("verify takes --checkpoint and --against together, or --reference")
         return _compare(flags.checkpoint, flags.against)
     if not flags.reference:
-        raise ValueError("verify needs --reference=DIR, or --checkpoint=A and --against=B")
+        raise InputError("verify needs --reference=DIR, or --checkpoint=A and --against=B")
     from finecausal_jax.verification.verify import verify
 
     checks = verify(flags.reference, flags.cases, only_misses=flags.only_misses)

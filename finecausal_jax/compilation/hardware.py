@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.runtime.layout import Layout, over_devices
 from finecausal_jax.runtime.memory import GIB
 
@@ -138,21 +139,21 @@ def parse_topology(text: str) -> Topology:
     """Reads "CHIP:LAYOUT" for TPUs, such as v5e:2x4, or "CHIP:COUNT" for GPUs, such as h100:8.
 
     Raises:
-      ValueError: there is no such chip or layout; the text lists those there are.
+      InputError: there is no such chip or layout; the text lists those there are.
     """
     name, _, layout = text.partition(":")
     chip = CHIPS.get(name)
     if chip is None:
-        raise ValueError(f"--topology={text}: no chip {name!r}. Known topologies:\n{_known()}")
+        raise InputError(f"--topology={text}: no chip {name!r}. Known topologies:\n{_known()}")
     if chip.platform == "tpu":
         if layout not in chip.layouts:
-            raise ValueError(
+            raise InputError(
                 f"--topology={text}: no slice {layout!r} of {name}. Known topologies:\n{_known()}"
             )
         return Topology(text, chip, math.prod(int(side) for side in layout.split("x")))
     count = int(layout) if layout.isdecimal() else 0
     if count < 1 or (count > 8 and count % 8):
-        raise ValueError(
+        raise InputError(
             f"--topology={text}: expected 1 to 8 GPUs or a multiple of 8 (hosts of 8), got "
             f"{layout!r}. Known topologies:\n{_known()}"
         )
@@ -176,7 +177,7 @@ def make_layout(topology: Topology) -> Layout:
     """A layout over stand-ins along one axis, as `layout.make_layout` makes it of real devices.
 
     Raises:
-      ValueError: the compiler for the platform is not installed.
+      InputError: the compiler for the platform is not installed.
     """
     chip = topology.chip
     packages, extra = {
@@ -184,7 +185,7 @@ def make_layout(topology: Topology) -> Layout:
         "cuda": (("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13"), "cuda12"),
     }[chip.platform]
     if not any(_installed(package) for package in packages):
-        raise ValueError(
+        raise InputError(
             f"--topology={topology.name} needs the compiler of {packages[0]}, which is not "
             f"installed: pip install -e '.[{extra}]'"
         )

@@ -62,7 +62,7 @@ def trace(program: str, parts: Parts, batch_size: int) -> Any:
       What `jax.jit(...).trace` returns.
 
     Raises:
-      ValueError: the devices cannot share the batch.
+      InputError: the devices cannot share the batch.
     """
     layout = parts.layout
     layout.check_batch_size("batch_size", batch_size)

@@ -11,6 +11,7 @@ from rich.table import Table
 from finecausal_jax.compilation.estimate import Estimate, Search
 from finecausal_jax.compilation.hardware import Topology
 from finecausal_jax.runtime.console import add_columns, make_console
+from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.runtime.files import write_atomically
 from finecausal_jax.runtime.memory import GIB
 
@@ -93,7 +94,7 @@ def earlier_estimates(
       may have been where changes are not committed, which look all the same.
 
     Raises:
-      ValueError: the file holds results of another config, whose differences are listed, or
+      InputError: the file holds results of another config, whose differences are listed, or
         something else.
     """
     if not path.exists():
@@ -103,13 +104,13 @@ def earlier_estimates(
         saved = dict(content["config"])
         found = [Estimate.from_json(row) for row in content["estimates"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path}: expected results of `compile`, found something else ({error}); choose "
             "another --workdir"
         ) from error
     changed = differences(saved)
     if changed:
-        raise ValueError(
+        raise InputError(
             f"{path} holds results of another config; choose another --workdir, or set back:\n  "
             + "\n  ".join(changed)
         )

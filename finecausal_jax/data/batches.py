@@ -8,6 +8,8 @@ from typing import Any
 import grain
 from absl import flags
 
+from finecausal_jax.runtime.errors import InputError
+
 # Batches prepared ahead by the background thread. A full-size pair is 9.6 MB, so this stays small
 # where Grain's default (500) would not.
 _AHEAD = 2
@@ -65,7 +67,7 @@ class Batches(grain.DatasetIterator):
           number: of the batch, 0 being the first of all.
 
         Raises:
-          ValueError: a dive cannot be used; the text names it.
+          InputError: a dive cannot be used; the text names it.
         """
         return self._all[number]
 
@@ -77,17 +79,17 @@ class Batches(grain.DatasetIterator):
         """Moves to the place that `get_state` returned, here or in another process.
 
         Raises:
-          ValueError: the state belongs to another plan.
+          InputError: the state belongs to another plan.
         """
         expected = {"next_batch", *self._identity}
         if set(state) != expected:
-            raise ValueError(
+            raise InputError(
                 f"the data iterator's state has the entries {sorted(state)}, expected "
                 f"{sorted(expected)}: it was saved by another kind of iterator"
             )
         for name, value in self._identity.items():
             if state[name] != value:
-                raise ValueError(
+                raise InputError(
                     f"the data iterator was saved with {name} {state[name]}, this one has {value}: "
                     "resume with the settings and data of the saved run, or start a new one"
                 )

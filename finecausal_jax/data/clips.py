@@ -22,6 +22,7 @@ from jaxtyping import Int64, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from finecausal_jax.data.resizing import Resize
+from finecausal_jax.runtime.errors import InputError
 
 Key = tuple[str, int]  # a clip's name: (competition, index) of a dive, or any name and number
 
@@ -56,7 +57,7 @@ class Clip:
           **labels: how many there are of what else comes one a frame, by what it is called.
 
         Raises:
-          ValueError: something is missing for a frame, the numbers do not ascend, or pixels come
+          InputError: something is missing for a frame, the numbers do not ascend, or pixels come
             without their resize.
         """
         counts = {"frame numbers": len(self.frame_numbers), **labels, "frames": len(self.frames)}
@@ -64,19 +65,19 @@ class Clip:
             counts["masks"] = len(self.masks)
         if len(set(counts.values())) != 1:
             *first, last = (f"{count} {name}" for name, count in counts.items())
-            raise ValueError(
+            raise InputError(
                 f"dive {self.key} has {', '.join(first)} and {last}, expected one of each a frame: "
                 "build the data set again, or read the images again"
             )
         falls = np.flatnonzero(np.diff(self.frame_numbers) <= 0)
         if len(falls):
             before, after = self.frame_numbers[falls[0] : falls[0] + 2]
-            raise ValueError(
+            raise InputError(
                 f"dive {self.key} has frame number {after} after {before}, expected ascending ones"
             )
         images = (self.frames,) if self.masks is None else (self.frames, self.masks)
         if any(isinstance(one, tuple) != (self.resize is None) for one in images):
-            raise ValueError(
+            raise InputError(
                 f"dive {self.key} has {'' if self.resize is None else 'no '}pixels but "
                 f"{'no ' if self.resize is None else 'a '}resize: expected resized pixels with "
                 "the resize they were made by, or encoded images without one"
@@ -90,7 +91,7 @@ class Clip:
           kind: "frame", to RGB, or "mask", to one grey channel.
 
         Raises:
-          ValueError: it cannot be decoded; the text names the clip and the frame's number.
+          InputError: it cannot be decoded; the text names the clip and the frame's number.
         """
         mode, images = ("RGB", self.frames) if kind == "frame" else ("L", self.masks)
         try:
@@ -100,7 +101,7 @@ class Clip:
         except (OSError, SyntaxError) as error:  # what PIL raises for broken files
             # PIL's own text for the first case holds the address of a buffer.
             reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
-            raise ValueError(
+            raise InputError(
                 f"dive {self.key}: {kind} {self.frame_numbers[row]:05d} cannot be decoded "
                 f"({reason}), expected an intact JPEG or PNG file: build the data set again from "
                 "an intact release, or mend that file"
@@ -176,7 +177,7 @@ def read_folder(
       The clip, of encoded images that were all decoded once to see whether they can be.
 
     Raises:
-      ValueError: a folder, a frame or a mask is missing, empty, larger than `limits`, of another
+      InputError: a folder, a frame or a mask is missing, empty, larger than `limits`, of another
         size than the first frame, or cannot be decoded; the text names the file.
     """
     folder = pathlib.Path(folder)
@@ -190,7 +191,7 @@ def read_folder(
         mask_paths = _list_images(masks, limits)
         missing = [name for name in names if name not in mask_paths]
         if missing:
-            raise ValueError(
+            raise InputError(
                 f"{masks} has no mask for {len(missing)} of {len(names)} frames, the first being "
                 f"{paths[missing[0]]}: expected a mask of the same name for each frame"
             )
@@ -208,19 +209,19 @@ def _list_images(folder: pathlib.Path, limits: Limits) -> dict[str, pathlib.Path
     """Returns a folder's image files by their names without suffix, in the order of the names."""
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
-        raise ValueError(f"{folder} {what}, expected a folder of JPEG or PNG files")
+        raise InputError(f"{folder} {what}, expected a folder of JPEG or PNG files")
     paths: dict[str, pathlib.Path] = {}
     for path in sorted(folder.iterdir()):
         hidden = path.name.startswith(".")
         if hidden or path.suffix.lower() not in _SUFFIXES or not path.is_file():
             continue
         if path.stem in paths:
-            raise ValueError(f"{paths[path.stem]} and {path.name} have the same name, expected one")
+            raise InputError(f"{paths[path.stem]} and {path.name} have the same name, expected one")
         paths[path.stem] = path
     if not paths:
-        raise ValueError(f"{folder} has no images, expected files named {', '.join(_SUFFIXES)}")
+        raise InputError(f"{folder} has no images, expected files named {', '.join(_SUFFIXES)}")
     if len(paths) > limits.images:
-        raise ValueError(
+        raise InputError(
             f"{folder} has {len(paths)} images, expected at most {limits.images}: keep those of "
             "the dive"
         )
@@ -240,12 +241,12 @@ def _numbers(
     for before, after in zip(names, names[1:], strict=False):
         gap = numbers[after] - numbers[before]
         if not gap:
-            raise ValueError(
+            raise InputError(
                 f"{paths[before]} and {paths[after].name} are both frame {numbers[after]}, "
                 "expected one file a frame"
             )
         if gap > 1 and not timed:
-            raise ValueError(
+            raise InputError(
                 f"{folder} has no frame {numbers[before] + 1} between {paths[before].name} and "
                 f"{paths[after].name}, expected consecutive numbers"
             )
@@ -258,7 +259,7 @@ def _read_images(
     """Reads and checks files; all must have the `size` (width, height), None being the first's."""
     total = sum(path.stat().st_size for path in paths)
     if total > limits.size:
-        raise ValueError(
+        raise InputError(
             f"the {len(paths)} images in {paths[0].parent} have {total} bytes, expected at most "
             f"{limits.size}: keep those of the dive, or store them smaller"
         )
@@ -267,11 +268,11 @@ def _read_images(
         try:
             images.append(path.read_bytes())
         except OSError as error:
-            raise ValueError(f"{path} cannot be read ({error.strerror})") from error
+            raise InputError(f"{path} cannot be read ({error.strerror})") from error
         found = _check_image(path, images[-1], limits)
         size = size or found
         if found != size:
-            raise ValueError(
+            raise InputError(
                 f"{path} is {found[0]} x {found[1]} pixels, expected {size[0]} x {size[1]} like "
                 "the first frame"
             )
@@ -281,7 +282,7 @@ def _read_images(
 def _check_image(path: pathlib.Path, data: bytes, limits: Limits) -> tuple[int, int]:
     """Decodes an image to its end; returns its width and height."""
     if not data:
-        raise ValueError(f"{path} is empty, expected a JPEG or PNG file")
+        raise InputError(f"{path} is empty, expected a JPEG or PNG file")
     large = f"expected at most {limits.pixels} pixels: store the frames smaller"
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
@@ -292,9 +293,9 @@ def _check_image(path: pathlib.Path, data: bytes, limits: Limits) -> tuple[int, 
                 image.load()
                 return size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{path} is too large, {large}") from error
+        raise InputError(f"{path} is too large, {large}") from error
     except UnidentifiedImageError as error:  # its text holds an address
-        raise ValueError(f"{path} is no JPEG or PNG file, expected one") from error
+        raise InputError(f"{path} is no JPEG or PNG file, expected one") from error
     except Exception as error:  # broken files make Pillow raise nearly anything
-        raise ValueError(f"{path} cannot be decoded ({str(error) or 'broken'})") from error
-    raise ValueError(f"{path} is {size[0]} x {size[1]} pixels, {large}")
+        raise InputError(f"{path} cannot be decoded ({str(error) or 'broken'})") from error
+    raise InputError(f"{path} is {size[0]} x {size[1]} pixels, {large}")

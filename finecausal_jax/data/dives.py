@@ -23,6 +23,7 @@ from jaxtyping import Int32, Int64
 from finecausal_jax.data.clips import Clip, Key, from_record
 from finecausal_jax.data.resizing import Resize
 from finecausal_jax.data.sampling import label_transitions
+from finecausal_jax.runtime.errors import InputError
 
 DATASET_NAME = "finediving_hm"
 DATASET_VERSION = "1.0.0"
@@ -82,12 +83,12 @@ class DiveInfo:
           int32 [2], indices into `rows` where the second and the last sub-action begin.
 
         Raises:
-          ValueError: all these frames have the same label; the text names the dive.
+          InputError: all these frames have the same label; the text names the dive.
         """
         try:
             return label_transitions(self.frame_labels[rows])
-        except ValueError as error:
-            raise ValueError(f"dive {self.key}: {error}") from error
+        except InputError as error:
+            raise InputError(f"dive {self.key}: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
         """Returns the row with plain Python values, ready for `json.dump`."""
@@ -122,7 +123,7 @@ class Dive:
       clip: its images, in the order of `info.frame_numbers`.
 
     Raises:
-      ValueError: the two are not of one dive, or something is missing for a frame.
+      InputError: the two are not of one dive, or something is missing for a frame.
     """
 
     info: DiveInfo
@@ -131,9 +132,9 @@ class Dive:
     def __post_init__(self) -> None:
         self.clip.check(labels=len(self.info.frame_labels))
         if self.clip.key != self.info.key:
-            raise ValueError(f"the clip {self.clip.key} is not of the dive {self.info.key}")
+            raise InputError(f"the clip {self.clip.key} is not of the dive {self.info.key}")
         if not np.array_equal(self.clip.frame_numbers, self.info.frame_numbers):
-            raise ValueError(
+            raise InputError(
                 f"dive {self.info.key} was annotated for the frames "
                 f"{_span(self.info.frame_numbers)}, the clip has {_span(self.clip.frame_numbers)}: "
                 "expected the same, or its labels would be those of other frames"
@@ -176,13 +177,13 @@ class DiveSource:
         them.
 
     Raises:
-      ValueError: the split's name is unknown, no finished data set is there, its images were
+      InputError: the split's name is unknown, no finished data set is there, its images were
         resized to another size, its table and its records disagree, or the split is empty.
     """
 
     def __init__(self, data_dir: str | pathlib.Path, split: str, *, resize: Resize | None = None):
         if split not in SPLITS:
-            raise ValueError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
+            raise InputError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
         self.data_dir = pathlib.Path(data_dir)
         self.split = split
         self.resize = resize
@@ -191,13 +192,13 @@ class DiveSource:
         self.infos: tuple[DiveInfo, ...] = tuple(DiveInfo.from_json(row) for row in rows)
         self.keys: tuple[Key, ...] = tuple(info.key for info in self.infos)
         if not self.infos or not count:
-            raise ValueError(
+            raise InputError(
                 f"the {split} split of {folder} is empty; expected at least one dive: check "
                 f"Annotations/{split}_split.pkl of the release (or what was skipped) and build "
                 "again"
             )
         if len(self.infos) != count:
-            raise ValueError(
+            raise InputError(
                 f"the {split} split of {folder} has {count} records but its table lists "
                 f"{len(self.infos)} dives: delete that folder and build again"
             )
@@ -221,7 +222,7 @@ class DiveSource:
         info = self.infos[row]
         stored = (example["competition"].decode(), example["index"])
         if stored != info.key:
-            raise ValueError(
+            raise InputError(
                 f"record {row} of the {self.split} split in {self.data_dir} is dive {stored}, its "
                 f"table says {info.key}: the files were mixed up, delete the folder and build again"
             )
@@ -287,7 +288,7 @@ def _read_table(
     its number of records."""
     option = "" if resize is None else f" --config.data.stored={RESIZED}"
     if not (folder / "dataset_info.json").is_file():
-        raise ValueError(
+        raise InputError(
             f"no built data set in {folder}: run `python launch.py build --config=CONFIG{option}` "
             "first (config.data.manual_dir is the release, config.data.data_dir "
             "where the data set goes)"
@@ -297,7 +298,7 @@ def _read_table(
     info = tfds.builder_from_directory(folder).info
     table = (info.metadata or {}).get(TABLE_KEY)
     if table is None:
-        raise ValueError(
+        raise InputError(
             f"the data set in {folder} has no {TABLE_KEY!r} table in metadata.json: it was built "
             "by other code, delete that folder and build again"
         )
@@ -305,7 +306,7 @@ def _read_table(
     found = None if size is None else Resize(**size)
     if found != resize:
         state = f"were resized to {found}" if found else "were not resized"
-        raise ValueError(
+        raise InputError(
             f"the images of the data set in {folder} {state}, the config asks for "
             f"{resize or 'unresized ones'}: build again with --overwrite{option}, choose another "
             "config.data.data_dir, or read the release's bytes with "

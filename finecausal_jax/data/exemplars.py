@@ -17,6 +17,7 @@ from jaxtyping import Int64
 
 from finecausal_jax.data import seeding
 from finecausal_jax.data.dives import DiveInfo
+from finecausal_jax.runtime.errors import InputError
 
 
 def training_exemplar(infos: Sequence[DiveInfo], query_row: int, *, seed: int, epoch: int) -> int:
@@ -52,16 +53,16 @@ def evaluation_exemplars(
       int64 [min(count, candidates)], rows of `train_infos`.
 
     Raises:
-      ValueError: no training dive has the query's dive number, or `count` is below 1.
+      InputError: no training dive has the query's dive number, or `count` is below 1.
     """
     if count < 1:
-        raise ValueError(f"the number of exemplars must be at least 1, got {count}")
+        raise InputError(f"the number of exemplars must be at least 1, got {count}")
     rows = _ranked(train_infos, query_info, ("evaluation exemplar", seed))
     if not rows:
         rows = [row for row, info in enumerate(train_infos) if info.key == query_info.key]
     if not rows:
         known = len({info.dive_number for info in train_infos})
-        raise ValueError(
+        raise InputError(
             f"dive {query_info.key} has dive number {query_info.dive_number!r}, which none of the "
             f"{len(train_infos)} training dives has (they have {known} others): a dive is scored "
             "against training dives of its own dive number, so leave it out (a split's "

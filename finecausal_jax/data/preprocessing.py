@@ -21,6 +21,7 @@ from finecausal_jax.data import sampling
 from finecausal_jax.data.clips import Clip
 from finecausal_jax.data.dives import Dive
 from finecausal_jax.data.resizing import Cut, Resize
+from finecausal_jax.runtime.errors import InputError
 
 # ImageNet's channel means and deviations, which the pretrained trunks were trained with.
 MEAN = np.array((0.485, 0.456, 0.406), np.float32)
@@ -55,13 +56,13 @@ class Preprocessing:
         for name, least in (("frames", 2), ("frame_size", 1), ("resize_width", 1)):
             value = getattr(self, name)
             if value < least:
-                raise ValueError(f"preprocessing {name} must be at least {least}, got {value}")
+                raise InputError(f"preprocessing {name} must be at least {least}, got {value}")
         resized = {"resize_height": self.resize_height}
         if not self.keep_aspect:
             resized["resize_width"] = self.resize_width
         for name, value in resized.items():
             if value < self.frame_size:
-                raise ValueError(
+                raise InputError(
                     f"preprocessing {name} must be at least frame_size ({self.frame_size}), so "
                     f"that the crop fits, got {value}: raise {name} or lower frame_size"
                 )
@@ -75,11 +76,11 @@ class Preprocessing:
         """Returns the (width, height) that an image of `width` x `height` is resized to.
 
         Raises:
-          ValueError: the aspect ratio is to be kept and the image is too narrow for the crop.
+          InputError: the aspect ratio is to be kept and the image is too narrow for the crop.
         """
         resized = self.resize.size(width, height)
         if resized[0] < self.frame_size:
-            raise ValueError(
+            raise InputError(
                 f"an image of {width} x {height} resized to height {resized[1]} is {resized[0]} "
                 f"pixels wide, expected at least frame_size ({self.frame_size}): raise "
                 "resize_height, lower frame_size, or switch keep_aspect off"
@@ -110,7 +111,7 @@ def evaluation_video(clip: Clip, preprocessing: Preprocessing) -> Video:
       preprocessing: sizes.
 
     Raises:
-      ValueError: the clip's images or frame numbers cannot be used; the text names it.
+      InputError: the clip's images or frame numbers cannot be used; the text names it.
     """
     return _video(clip, _sample(clip, preprocessing), preprocessing, flip=False, corner=None)
 
@@ -125,7 +126,7 @@ def training_video(dive: Dive, preprocessing: Preprocessing, rng: np.random.Gene
         shift the draws behind it.
 
     Raises:
-      ValueError: as `evaluation_video`.
+      InputError: as `evaluation_video`.
     """
     shift = -int(rng.integers(0, MAX_SHIFT, endpoint=True))
     flip = bool(rng.random() < 0.5)
@@ -161,10 +162,10 @@ def preprocess_frames(
       The frames, uint8 [t, s, s, 3], and the masks, uint8 [t, s, s]; s is the frame size.
 
     Raises:
-      ValueError: the shapes disagree, or the crop leaves the resized image.
+      InputError: the shapes disagree, or the crop leaves the resized image.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or masks.shape != frames.shape[:3]:
-        raise ValueError(
+        raise InputError(
             "expected frames [t, h, w, 3] and masks [t, h, w] of one size, got "
             f"{frames.shape} and {masks.shape}"
         )
@@ -173,7 +174,7 @@ def preprocess_frames(
     left = (width - size) // 2 if left is None else left
     top = (height - size) // 2 if top is None else top
     if not (0 <= left <= width - size and 0 <= top <= height - size):
-        raise ValueError(
+        raise InputError(
             f"a crop of {size} x {size} at left {left}, top {top} leaves the resized image: "
             f"expected left of 0..{width - size} and top of 0..{height - size}"
         )
@@ -209,8 +210,8 @@ def _sample(clip: Clip, preprocessing: Preprocessing, shift: int = 0) -> np.ndar
         return sampling.sample_frames(
             clip.frame_numbers, preprocessing.frames, shift=shift, timed=clip.timed
         )
-    except ValueError as error:
-        raise ValueError(f"dive {clip.key}: {error}") from error
+    except InputError as error:
+        raise InputError(f"dive {clip.key}: {error}") from error
 
 
 def _video(
@@ -247,7 +248,7 @@ def _prepare_encoded(
             cut = _cut(clip, size, preprocessing, flip, corner)
         for kind, image in images.items():
             if image.size != size:
-                raise ValueError(
+                raise InputError(
                     f"dive {clip.key}: {kind} {clip.frame_numbers[row]:05d} is "
                     f"{image.size[0]} x {image.size[1]}, expected {size[0]} x {size[1]} like the "
                     "dive's first frame"
@@ -270,7 +271,7 @@ def _prepare_resized(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Cuts the frames and masks of `rows` out of stored ones; nothing is left to resize."""
     if clip.resize != preprocessing.resize:
-        raise ValueError(
+        raise InputError(
             f"dive {clip.key} was stored resized to {clip.resize}, expected "
             f"{preprocessing.resize}: open the data set with the preprocessing it is read with"
         )
@@ -289,8 +290,8 @@ def _cut(
     """Places the crop for images of `size` (width, height)."""
     try:
         width, height = preprocessing.resized_size(*size)
-    except ValueError as error:
-        raise ValueError(f"dive {clip.key}: {error}") from error
+    except InputError as error:
+        raise InputError(f"dive {clip.key}: {error}") from error
     free = (width - preprocessing.frame_size, height - preprocessing.frame_size)
     if corner is None:
         left, top = free[0] // 2, free[1] // 2

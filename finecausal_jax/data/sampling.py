@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from finecausal_jax.runtime.errors import InputError
+
 
 def sample_frames(
     frame_numbers: Int64[np.ndarray, " n"], frames: int, *, shift: int = 0, timed: bool = False
@@ -24,10 +26,10 @@ def sample_frames(
       int64 [frames], rows of `frame_numbers`, ascending.
 
     Raises:
-      ValueError: there are no frames, or a sampled frame number is missing.
+      InputError: there are no frames, or a sampled frame number is missing.
     """
     if not len(frame_numbers):
-        raise ValueError("there are no frames, expected at least one")
+        raise InputError("there are no frames, expected at least one")
     first = int(frame_numbers[0])
     last = max(first, int(frame_numbers[-1]) + shift)
     sampled = np.linspace(first, last, frames).astype(np.int64)
@@ -36,7 +38,7 @@ def sample_frames(
     rows = np.searchsorted(frame_numbers, sampled)
     missing = sampled[frame_numbers[rows] != sampled]
     if len(missing):
-        raise ValueError(
+        raise InputError(
             f"frame {missing[0]:05d} is missing between frames {first:05d} and {last:05d}, "
             "expected consecutive frame numbers"
         )
@@ -56,12 +58,12 @@ def label_transitions(labels: Int64[np.ndarray, " t"]) -> Int32[np.ndarray, " 2"
       int32 [2], each of 1..t-1, the first at most the second.
 
     Raises:
-      ValueError: all labels are the same, so there is no transition.
+      InputError: all labels are the same, so there is no transition.
     """
     _, first_rows = np.unique(labels, return_index=True)
     starts = np.sort(first_rows)
     if len(starts) < 2:
-        raise ValueError(
+        raise InputError(
             f"all sampled frames carry the label {labels[0]}, expected at least two distinct labels"
         )
     return np.array((starts[1], starts[-1]), np.int32)

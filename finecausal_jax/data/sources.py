@@ -10,6 +10,7 @@ from typing import Protocol, SupportsIndex, runtime_checkable
 
 from finecausal_jax.data.clips import Clip, Key
 from finecausal_jax.data.dives import Dive, DiveInfo
+from finecausal_jax.runtime.errors import InputError
 
 
 @runtime_checkable
@@ -53,7 +54,7 @@ class ClipList:
       clips: the clips.
 
     Raises:
-      ValueError: two clips have the same key, so that results could not be told apart.
+      InputError: two clips have the same key, so that results could not be told apart.
     """
 
     def __init__(self, clips: Iterable[Clip | Dive]):
@@ -61,7 +62,7 @@ class ClipList:
         self.keys: tuple[Key, ...] = tuple(clip.key for clip in self._clips)
         twice = [key for key, count in collections.Counter(self.keys).items() if count > 1]
         if twice:
-            raise ValueError(f"two clips have the key {twice[0]}: expected another key for each")
+            raise InputError(f"two clips have the key {twice[0]}: expected another key for each")
 
     def __len__(self) -> int:
         return len(self._clips)

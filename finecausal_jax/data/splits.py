@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from finecausal_jax.data import seeding
 from finecausal_jax.data.dives import SPLITS, DiveInfo
 from finecausal_jax.data.sources import Dives, SelectedDives
+from finecausal_jax.runtime.errors import InputError
 
 # Competitions that also occur in MTL-AQA: a network that was pretrained there may have seen them.
 MTL_AQA = frozenset(f"{number:02d}" for number in range(1, 27))
@@ -98,7 +99,7 @@ class Competitions:
 
     def __post_init__(self) -> None:
         if self.groups < 2 or not 0 <= self.held_out < self.groups:
-            raise ValueError(
+            raise InputError(
                 f"competitions:{self.groups}:{self.held_out}: expected competitions:K:I with at "
                 "least 2 groups K and the number I of one of them, from 0 to K-1"
             )
@@ -107,7 +108,7 @@ class Competitions:
         """Returns the rows of the other groups and those of the one held out.
 
         Raises:
-          ValueError: there are fewer competitions than groups.
+          InputError: there are fewer competitions than groups.
         """
         group = competition_groups(table.infos, self.groups)
         held_out = [group[info.competition] == self.held_out for info in table.infos]
@@ -129,7 +130,7 @@ class First:
 
     def __post_init__(self) -> None:
         if self.count < 1:
-            raise ValueError(f"first:{self.count}: expected first:N with at least 1 dive N")
+            raise InputError(f"first:{self.count}: expected first:N with at least 1 dive N")
 
     def keep(self, test: Sequence[DiveInfo], train: Sequence[DiveInfo]) -> list[int]:
         """Returns the first rows."""
@@ -193,13 +194,13 @@ class Split:
         """Returns the split of a name such as `competitions:5:0/first:20`.
 
         Raises:
-          ValueError: there is no such split; the text lists what there is.
+          InputError: there is no such split; the text lists what there is.
         """
         rule, *subsets = name.split("/")
         try:
             return cls(name, _parse(rule, RULES), tuple(_parse(one, SUBSETS) for one in subsets))
-        except ValueError as error:
-            raise ValueError(
+        except InputError as error:
+            raise InputError(
                 f"unknown split {name!r}: {error}. A split is {' or '.join(RULES)}, then any of "
                 f"/{', /'.join(SUBSETS)}, which narrow its test dives down"
             ) from error
@@ -208,7 +209,7 @@ class Split:
         """Returns which rows of the table are on which side.
 
         Raises:
-          ValueError: a side is empty, or the data set does not allow the rule.
+          InputError: a side is empty, or the data set does not allow the rule.
         """
         train, test = self.rule.divide(table)
         for subset in self.subsets:
@@ -216,7 +217,7 @@ class Split:
             test = tuple(test[kept] for kept in subset.keep(*infos))
         for side, rows in zip(SPLITS, (train, test), strict=True):
             if not rows:
-                raise ValueError(
+                raise InputError(
                     f"the split {self.name!r} leaves no {side} dives of the {len(table.infos)} in "
                     "the data set, expected at least one: choose another split"
                 )
@@ -234,11 +235,11 @@ def competition_groups(infos: Sequence[DiveInfo], groups: int) -> dict[str, int]
     largest competition at most, and depend on nothing but the names and sizes.
 
     Raises:
-      ValueError: there are fewer competitions than groups.
+      InputError: there are fewer competitions than groups.
     """
     sizes = collections.Counter(info.competition for info in infos)
     if len(sizes) < groups:
-        raise ValueError(
+        raise InputError(
             f"{groups} groups of competitions need as many competitions, the data set has "
             f"{len(sizes)}: choose a split with fewer groups"
         )
@@ -262,7 +263,7 @@ def open_split(split: Split, sources: Mapping[str, Dives]) -> dict[str, Dives]:
       `official`, is that source itself.
 
     Raises:
-      ValueError: as `Split.divide`.
+      InputError: as `Split.divide`.
     """
     parts = tuple(sources[name] for name in SPLITS)
     places = [(part, row) for part, source in enumerate(parts) for row in range(len(source))]
@@ -286,6 +287,6 @@ def _parse(text: str, known: Mapping[str, type]) -> Any:
         if usage.split(":")[0] == name:
             whole = all(re.fullmatch("0|[1-9][0-9]*", number) for number in numbers)
             if not whole or len(numbers) != usage.count(":"):
-                raise ValueError(f"{text!r} should read {usage}, with whole numbers")
+                raise InputError(f"{text!r} should read {usage}, with whole numbers")
             return kind(*map(int, numbers))
-    raise ValueError(f"{text!r} is none of {', '.join(known)}")
+    raise InputError(f"{text!r} is none of {', '.join(known)}")

@@ -116,7 +116,7 @@ def save_converted(converted: Converted, workdir: str | pathlib.Path) -> pathlib
       The checkpoint's folder.
 
     Raises:
-      ValueError: the workdir already has checkpoints.
+      InputError: the workdir already has checkpoints.
     """
     items = {VARIABLES: converted.variables, workdirs.UNUSED: nested(converted.unused)}
     if converted.adam is not None:

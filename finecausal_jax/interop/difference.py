@@ -54,7 +54,7 @@ def read_any(where: str) -> tuple[State, str]:
       read, in words.
 
     Raises:
-      ValueError: there is nothing of the kind; the text names it.
+      InputError: there is nothing of the kind; the text names it.
     """
     folder, which = pathlib.Path(where), "best"
     if not folder.is_dir() and ":" in where:

@@ -20,6 +20,7 @@ from finecausal_jax.interop.order import CAUSAL_MODULES, OPTIMIZER_GROUPS
 from finecausal_jax.interop.pytorch import State, WeightsError, to_pytorch
 from finecausal_jax.models.finecausal import FineCausal
 from finecausal_jax.runtime.checkpoints import ADAM, FOLDER, OPTIMISER, VARIABLES
+from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.runtime.files import write_atomically
 
 # What the reference starts with, where neither a converted file nor the run's metrics tell.
@@ -69,7 +70,7 @@ def read_checkpoint(
       without_causal: leave out what FineCausal added to FineParser.
 
     Raises:
-      ValueError: there is no such checkpoint, or it does not fit the model.
+      InputError: there is no such checkpoint, or it does not fit the model.
     """
     step = workdirs.find_step(workdir, which)
     items = workdirs.load_items(workdir, step, (VARIABLES, workdirs.UNUSED, ADAM, OPTIMISER))
@@ -177,7 +178,7 @@ def write_safetensors(
       model_arguments: FineCausal's keyword arguments, for `config.json`.
 
     Raises:
-      ValueError: the folder is a workdir, or has a `config.json` of something else.
+      InputError: the folder is a workdir, or has a `config.json` of something else.
     """
     from safetensors.numpy import save_file
 
@@ -206,9 +207,9 @@ def write_safetensors(
 
 
 def refuse_foreign_config(path: pathlib.Path) -> None:
-    """Raises ValueError where an export to `path` would put its `config.json` over another one."""
+    """Raises InputError where an export to `path` would put its `config.json` over another one."""
     if (path.parent / FOLDER).exists() or (path.parent / workdirs.ORIGIN_FILE).exists():
-        raise ValueError(
+        raise InputError(
             f"{path.parent} is a workdir, whose config.json is the run's own; choose another "
             f"folder for {path.name} and its config.json"
         )
@@ -219,14 +220,14 @@ def refuse_foreign_config(path: pathlib.Path) -> None:
     with contextlib.suppress(WeightsError):  # it is not even JSON
         config = read_config_beside(path)
     if not config:
-        raise ValueError(
+        raise InputError(
             f"{beside} is not an export's and would be replaced; choose another folder"
         )
     # One without "file" is from before it was noted: anybody's here.
     others = [other.name for other in path.parent.glob("*.safetensors") if other.name != path.name]
     owners = [config["file"]] if "file" in config else others
     if owners and owners != [path.name]:
-        raise ValueError(
+        raise InputError(
             f"{beside} belongs to {', '.join(sorted(owners))} and would be replaced by the one of "
             f"{path.name}: choose another folder, or the same name to replace both files"
         )

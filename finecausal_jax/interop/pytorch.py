@@ -22,11 +22,12 @@ from finecausal_jax.interop.expected import (
 )
 from finecausal_jax.interop.order import state_order
 from finecausal_jax.models.finecausal import FineCausal
+from finecausal_jax.runtime.errors import InputError
 
 State = dict[str, dict[str, np.ndarray]]
 
 
-class WeightsError(ValueError):
+class WeightsError(InputError):
     """Weights that do not fit: the message lists every offending tensor, one a line.
 
     Attributes:

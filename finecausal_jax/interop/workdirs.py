@@ -19,6 +19,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from finecausal_jax.runtime.checkpoints import FOLDER, CheckpointStore
+from finecausal_jax.runtime.errors import InputError
 
 UNUSED = "unused"  # beside training's items: tensors that only the reference holds
 ORIGIN_FILE = "conversion.json"
@@ -41,7 +42,7 @@ def save_new(
       The checkpoint's folder.
 
     Raises:
-      ValueError: there are checkpoints already.
+      InputError: there are checkpoints already.
     """
     folder = pathlib.Path(workdir).absolute()
     target = folder / FOLDER
@@ -64,17 +65,17 @@ def save_new(
 
 
 def refuse_checkpoints(workdir: str | pathlib.Path) -> None:
-    """Raises ValueError if a workdir has checkpoints, which a new one would hide or mix with."""
+    """Raises InputError if a workdir has checkpoints, which a new one would hide or mix with."""
     target = pathlib.Path(workdir) / FOLDER
     if target.exists() and any(target.iterdir()):
-        raise ValueError(f"{target} already holds checkpoints; choose a new --workdir")
+        raise InputError(f"{target} already holds checkpoints; choose a new --workdir")
 
 
 def find_step(workdir: str | pathlib.Path, which: str) -> int:
     """The step of the "best" or "latest" checkpoint, or of the one with a given number."""
     folder = pathlib.Path(workdir)
     if not (folder / FOLDER).is_dir():
-        raise ValueError(f"{folder}: no folder {FOLDER} in it; expected a run's --workdir")
+        raise InputError(f"{folder}: no folder {FOLDER} in it; expected a run's --workdir")
     with CheckpointStore(folder) as store:
         return store.find(which)
 

@@ -8,6 +8,7 @@ from jaxtyping import Array
 from finecausal_jax.models.causal_graph import GRAPHS, STAGE_ORDERS
 from finecausal_jax.models.i3d import feature_size
 from finecausal_jax.models.initial_values import Layer
+from finecausal_jax.runtime.errors import InputError
 
 
 class NetworkArguments(Layer):
@@ -76,27 +77,27 @@ class NetworkArguments(Layer):
     remat: str = "none"
 
     def check(self) -> None:
-        """Raises ValueError where sizes do not fit each other or a name is unknown."""
+        """Raises InputError where sizes do not fit each other or a name is unknown."""
         last = (self.windows - 1) * self.window_stride + self.window_frames
         if last > self.frames:
-            raise ValueError(
+            raise InputError(
                 f"FineCausal: {self.windows} windows of {self.window_frames} frames at stride "
                 f"{self.window_stride} need {last} frames, but frames={self.frames}; lower "
                 "windows, window_frames or window_stride"
             )
         if self.frames % 8 or self.window_frames % 4:
-            raise ValueError(
+            raise InputError(
                 f"FineCausal: frames={self.frames} must be a multiple of 8 and "
                 f"window_frames={self.window_frames} one of 4"
             )
         if feature_size(self.width) % 16:
-            raise ValueError(
+            raise InputError(
                 f"FineCausal: width={self.width} gives {feature_size(self.width)} features a "
                 "window, which the transition head must halve four times; use a multiple of 1/16"
             )
         static_width = round(512 * self.frame_width) // 8
         if self.embedding != static_width:
-            raise ValueError(
+            raise InputError(
                 f"FineCausal: embedding={self.embedding} but frame_width={self.frame_width} gives "
                 f"static tokens of width {static_width}; set embedding={static_width}"
             )
@@ -112,25 +113,25 @@ class NetworkArguments(Layer):
             ("dtype", jnp.dtype(self.dtype).name, ("float32", "bfloat16")),
         ):
             if value not in known:
-                raise ValueError(f"FineCausal: {name}={value!r} is none of {known}")
+                raise InputError(f"FineCausal: {name}={value!r} is none of {known}")
 
     def check_videos(self, videos: Array) -> None:
-        """Raises ValueError where these are no videos that the network encodes."""
+        """Raises InputError where these are no videos that the network encodes."""
         if videos.ndim != 5 or videos.shape[1] != self.frames or videos.shape[-1] != 3:
-            raise ValueError(
+            raise InputError(
                 f"FineCausal: expected videos [v, {self.frames}, height, width, 3], channels "
                 f"last, but found shape {videos.shape}"
             )
         if videos.shape[2] % 16 or videos.shape[3] % 16:
-            raise ValueError(
+            raise InputError(
                 "FineCausal: height and width must be multiples of 16, so that the mask comes out "
                 f"at the size of the frames, but found {videos.shape[2]} x {videos.shape[3]}"
             )
 
     def check_has(self, part: str) -> None:
-        """Raises ValueError where a part is to be used that the network was made without."""
+        """Raises InputError where a part is to be used that the network was made without."""
         if not getattr(self, part):
-            raise ValueError(
+            raise InputError(
                 f"FineCausal: this network was made with {part}=False and has no parameters for "
                 "that; leave the graph or the order of stages at None, or use a network that has it"
             )

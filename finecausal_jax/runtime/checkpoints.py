@@ -21,6 +21,8 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from finecausal_jax.runtime.errors import InputError
+
 FOLDER = "checkpoints"
 ASIDE = "checkpoints_replaced"  # steps that are being saved again
 VARIABLES, OPTIMISER, PIPELINE, ADAM = "variables", "optimiser", "pipeline", "adam"
@@ -64,11 +66,11 @@ class CheckpointStore:
         """The step of the "latest" or "best" checkpoint, or of the one with a given number.
 
         Raises:
-          ValueError: there is none, or not that one.
+          InputError: there is none, or not that one.
         """
         steps = self.steps()
         if not steps:
-            raise ValueError(
+            raise InputError(
                 f"no checkpoint in {self.folder}; run `launch.py train` or `launch.py convert` "
                 "with this --workdir first"
             )
@@ -79,7 +81,7 @@ class CheckpointStore:
             return max(ranked, key=lambda c: _ranking(c.metrics)).step if ranked else steps[-1]
         if which.isdecimal() and int(which) in steps:
             return int(which)
-        raise ValueError(
+        raise InputError(
             f"no checkpoint {which!r} in {self.folder}; expected best, latest or one of {steps}"
         )
 
@@ -121,12 +123,12 @@ class CheckpointStore:
             to take it as saved.
 
         Raises:
-          ValueError: the checkpoint's arrays do not fit; it lists each that does not.
+          InputError: the checkpoint's arrays do not fit; it lists each that does not.
         """
         saved = self._checkpointer.checkpointables_metadata(step).metadata
         for name, tree in abstract.items():
             if name not in saved:
-                raise ValueError(
+                raise InputError(
                     f"checkpoint {self.folder / str(step)} has no item {name!r}, only "
                     f"{sorted(saved)}"
                 )
@@ -187,7 +189,7 @@ def load_variables(workdir: str | pathlib.Path, abstract: Any, which: str) -> tu
     """
     folder = pathlib.Path(workdir) / FOLDER
     if not folder.is_dir():
-        raise ValueError(
+        raise InputError(
             f"no checkpoint in {folder}; run `launch.py train` or `launch.py convert` with this "
             "--workdir first"
         )
@@ -201,7 +203,7 @@ def _ranking(metrics: Any) -> float:
 
 
 def _check_fit(path: pathlib.Path, item: str, saved: Any, wanted: Any) -> None:
-    """Raises ValueError with every leaf that is missing, left over or of another shape."""
+    """Raises InputError with every leaf that is missing, left over or of another shape."""
     found = _by_name(saved)
     expected = _by_name(wanted)
     problems = [f"{name}: missing" for name in expected.keys() - found.keys()]
@@ -213,7 +215,7 @@ def _check_fit(path: pathlib.Path, item: str, saved: Any, wanted: Any) -> None:
     if problems:
         shown = "\n  ".join(sorted(problems)[:20])
         rest = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise ValueError(
+        raise InputError(
             f"checkpoint {path}, item {item!r}, does not fit the model of this config; use the "
             f"config it was made with:\n  {shown}{rest}"
         )

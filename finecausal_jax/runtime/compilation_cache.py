@@ -5,6 +5,8 @@ import pathlib
 
 import jax
 
+from finecausal_jax.runtime.errors import InputError
+
 
 def use_compilation_cache(folder: str, workdir: str | os.PathLike[str] | None) -> None:
     """Keeps compiled programs on disk, so that the same command starts quickly the next time.
@@ -18,13 +20,13 @@ def use_compilation_cache(folder: str, workdir: str | os.PathLike[str] | None) -
       workdir: the run's folder.
 
     Raises:
-      ValueError: the path is a file.
+      InputError: the path is a file.
     """
     if not folder or jax.config.jax_compilation_cache_dir:
         return
     path = pathlib.Path(workdir or ".") / folder
     if path.exists() and not path.is_dir():
-        raise ValueError(
+        raise InputError(
             f"config.train.compilation_cache: {path} is a file, expected a folder or a new name; "
             "empty switches the cache off"
         )

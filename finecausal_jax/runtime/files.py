@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from finecausal_jax.runtime import hosts
+from finecausal_jax.runtime.errors import InputError
 
 
 def write_atomically(
@@ -45,7 +46,7 @@ def write_atomically(
 
 
 def check_folder(path: str | os.PathLike[str], name: str, *, writable: bool = True) -> None:
-    """Raises ValueError where files cannot be put into a folder that is there or would be made.
+    """Raises InputError where files cannot be put into a folder that is there or would be made.
 
     Before long work: its result is not to be lost for want of a place.
 
@@ -57,11 +58,11 @@ def check_folder(path: str | os.PathLike[str], name: str, *, writable: bool = Tr
     path = pathlib.Path(path).absolute()
     found = next(one for one in (path, *path.parents) if one.exists() or one.is_symlink())
     if not found.is_dir():
-        raise ValueError(
+        raise InputError(
             f"{name}={path}: expected a folder, {found} is none; move it away or choose another"
         )
     if writable and not os.access(found, os.W_OK | os.X_OK):
-        raise ValueError(
+        raise InputError(
             f"{name}={path}: nothing can be written into {found}; change its permissions or choose "
             "another"
         )

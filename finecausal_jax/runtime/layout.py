@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from finecausal_jax.runtime import hosts
+from finecausal_jax.runtime.errors import InputError
 
 DATA_AXIS = "data"
 # What JAX raises where there is no device of the kind that it was told to use; the latter, without
@@ -82,10 +83,10 @@ class Layout:
         return jax.tree.map(place, batch)
 
     def check_batch_size(self, name: str, batch_size: int) -> None:
-        """Raises ValueError where a batch cannot be split evenly over the devices."""
+        """Raises InputError where a batch cannot be split evenly over the devices."""
         devices = self.mesh.shape[DATA_AXIS]
         if batch_size % devices:
-            raise ValueError(
+            raise InputError(
                 f"{name} is {batch_size}, which {devices} devices cannot share evenly; use a "
                 f"multiple of {devices}"
             )
@@ -98,20 +99,20 @@ def make_layout(devices: Sequence[jax.Device] | None = None) -> Layout:
       devices: None takes all.
 
     Raises:
-      ValueError: JAX finds no device of the kind that it was told to use; or there are several
+      InputError: JAX finds no device of the kind that it was told to use; or there are several
         processes: batches and checkpoints are ready for that, but nothing gathers an evaluation's
         results from other hosts yet.
     """
     try:
         devices = jax.devices() if devices is None else devices
     except NO_DEVICE as error:
-        raise ValueError(
+        raise InputError(
             f"JAX finds no device for JAX_PLATFORMS={jax.config.jax_platforms or ''}: leave it "
             "unset for whatever there is, or set it to cpu; a GPU needs its driver and pip install "
             f"-e '.[cuda12]', a TPU pip install -e '.[tpu]'. JAX says: {str(error) or 'nothing'}"
         ) from error
     if hosts.count() > 1:
-        raise ValueError(
+        raise InputError(
             f"{hosts.count()} JAX processes: several hosts are not supported yet; start one "
             "process, which uses all devices of its host"
         )

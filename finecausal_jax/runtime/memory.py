@@ -7,6 +7,8 @@ import os
 import pathlib
 from typing import Any
 
+from finecausal_jax.runtime.errors import InputError
+
 GIB = 2**30
 _CONTAINER = pathlib.Path("/sys/fs/cgroup/memory.max")  # Linux: bytes, or "max"
 
@@ -48,7 +50,7 @@ def device_bytes(device: Any) -> int | None:
 
 
 def check_fits(compiled: Any, device: Any, what: str, mend: str) -> None:
-    """Raises ValueError where a program's plan is larger than the memory there is.
+    """Raises InputError where a program's plan is larger than the memory there is.
 
     A program that fits may still fail: the plan leaves out what the process and others hold.
 
@@ -60,7 +62,7 @@ def check_fits(compiled: Any, device: Any, what: str, mend: str) -> None:
     """
     needed, there = planned_memory(compiled).get("total"), device_bytes(device)
     if needed is not None and there is not None and needed > there:
-        raise ValueError(
+        raise InputError(
             f"{what} takes {needed / GIB:.1f} GiB of memory by XLA's plan, {device.device_kind} "
             f"has {there / GIB:.1f}: {mend}"
         )

@@ -29,6 +29,7 @@ import numpy as np
 from finecausal_jax.data.dives import DATASET_NAME, DATASET_VERSION, SPLITS
 from finecausal_jax.data.sources import Dives
 from finecausal_jax.models.outputs import Features
+from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.runtime.files import write_atomically
 from finecausal_jax.scoring import store
 from finecausal_jax.scoring.features import Encoding, Key
@@ -100,7 +101,7 @@ def build_bank(
       How many dives were encoded; the others were there already.
 
     Raises:
-      ValueError: another bank or other files are in the folder, or a dive cannot be decoded.
+      InputError: another bank or other files are in the folder, or a dive cannot be decoded.
     """
     folder = pathlib.Path(folder)
     # Whole batches a shard: a build that goes on then forms the batches of an unbroken one, and
@@ -139,19 +140,19 @@ def load_bank(folder: str | os.PathLike[str], fingerprint: Fingerprint) -> dict[
       The encoding of each dive of the fingerprint's splits by its key, as `score_dives` takes them.
 
     Raises:
-      ValueError: there is no bank, it was made with something else, what is asked for is not
+      InputError: there is no bank, it was made with something else, what is asked for is not
         finished, or a shard cannot be read.
     """
     folder = pathlib.Path(folder)
     index = store.read_index(folder)
     if index is None:
-        raise ValueError(f"no exemplar bank in {folder}; `launch.py bank` makes one")
+        raise InputError(f"no exemplar bank in {folder}; `launch.py bank` makes one")
     held = {split for split, _, _ in index["shards"].values()}
     absent = {f"dives.{split}" for split in SPLITS if split not in held}
     wanted = {name: value for name, value in fingerprint.items() if name not in absent}
     changed = store.differences(index["fingerprint"], wanted)
     if changed:
-        raise ValueError(
+        raise InputError(
             f"the bank in {folder} was made with something else, its features would be wrong; make "
             "another with `launch.py bank --output=DIR`, or replace it with --overwrite:\n  "
             + "\n  ".join(changed)
@@ -163,7 +164,7 @@ def load_bank(folder: str | os.PathLike[str], fingerprint: Fingerprint) -> dict[
     }
     missing = [name for name in counts if not (folder / name).is_file()]
     if missing:
-        raise ValueError(
+        raise InputError(
             f"the bank in {folder} is not finished: {len(missing)} of {len(counts)} "
             f"shards are missing, the first being {missing[0]}; the `launch.py bank` command that "
             "began it goes on"
@@ -204,12 +205,12 @@ def _read_shard(path: pathlib.Path, count: int) -> dict[Key, Encoding]:
             for i, key in enumerate(keys)
         }
     except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
+        raise InputError(
             f"{path} cannot be read ({type(error).__name__}: {error}); delete it and run the "
             "`launch.py bank` command again, which makes missing shards"
         ) from error
     if len(encodings) != count:
-        raise ValueError(
+        raise InputError(
             f"{path} holds {len(encodings)} dives, expected {count}; delete it and run the "
             "`launch.py bank` command again"
         )

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from finecausal_jax.data.dives import DiveInfo
+from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.scoring import metrics
 
 
@@ -70,7 +71,7 @@ def evaluate(
       train_infos: the training dives.
 
     Raises:
-      ValueError: there are no training dives.
+      InputError: there are no training dives.
     """
     score = [info.score for info in infos]
     difficulty = [info.difficulty for info in infos]
@@ -87,7 +88,7 @@ def _group_means(
 ) -> Float[np.ndarray, " n"]:
     """Returns the mean completeness of the training dives of each dive's group."""
     if not train_infos:
-        raise ValueError("the baselines need training dives to average over, got none")
+        raise InputError("the baselines need training dives to average over, got none")
     members: dict[Hashable, list[float]] = {}
     for info in train_infos:
         members.setdefault(group(info), []).append(info.completeness)

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from finecausal_jax.data import exemplars as exemplar_choice
 from finecausal_jax.data.dives import DiveInfo
 from finecausal_jax.data.sources import Dives
+from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.scoring import baselines as baseline_predictors
 from finecausal_jax.scoring import metrics
 from finecausal_jax.scoring.features import Comparison, Encoding, Key
@@ -141,7 +142,7 @@ def evaluate(
       One result a dive, the metrics over them and those of the baselines over the same dives.
 
     Raises:
-      ValueError: as `score_dives`.
+      InputError: as `score_dives`.
     """
     dives = score_dives(scorer, queries, exemplars, choice, rows=rows, encodings=encodings)
     infos = queries.infos if rows is None else [queries.infos[row] for row in rows]
@@ -170,13 +171,13 @@ def score_dives(
       One result a row, in the order of `rows`.
 
     Raises:
-      ValueError: there is nothing to score, a query has no exemplar, a dive cannot be decoded, or
+      InputError: there is nothing to score, a query has no exemplar, a dive cannot be decoded, or
         a prediction is not finite; the text names the dive.
     """
     rows = range(len(queries.infos)) if rows is None else rows
     infos = [queries.infos[row] for row in rows]
     if not infos:
-        raise ValueError("there are no dives to evaluate: the split or the list of rows is empty")
+        raise InputError("there are no dives to evaluate: the split or the list of rows is empty")
     known_dives = exemplars.infos
     chosen = [
         exemplar_choice.evaluation_exemplars(
@@ -249,7 +250,7 @@ def _dive_score(
     keys = tuple(exemplar.key for exemplar in exemplars)
     if not np.isfinite(compared.delta).all():
         wrong = [keys[i] for i in np.flatnonzero(~np.isfinite(compared.delta))]
-        raise ValueError(
+        raise InputError(
             f"the prediction for dive {query.key} is not finite, compared with {len(wrong)} of its "
             f"{len(keys)} exemplars, the first being {wrong[0]}: check the weights, a diverged "
             "training run leaves such behind"

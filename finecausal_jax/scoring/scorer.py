@@ -74,7 +74,7 @@ class Scorer:
           label: what the progress calls the videos.
 
         Raises:
-          ValueError: a clip cannot be decoded, or windows and masks do not fit each other.
+          InputError: a clip cannot be decoded, or windows and masks do not fit each other.
         """
         if not len(rows):
             return

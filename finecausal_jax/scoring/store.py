@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.runtime.files import check_folder, write_atomically
 
 INDEX = "bank.json"
@@ -48,7 +49,7 @@ def claim(folder: pathlib.Path, index: dict[str, Any], overwrite: bool) -> Shard
       The shards to fill: planned by whoever began the bank.
 
     Raises:
-      ValueError: another bank or other files are in the folder.
+      InputError: another bank or other files are in the folder.
     """
     check_folder(folder, "--output")
     for path in folder.glob(f".{INDEX}.*"):  # what a build was writing that was killed at once
@@ -56,7 +57,7 @@ def claim(folder: pathlib.Path, index: dict[str, Any], overwrite: bool) -> Shard
     found = read_index(folder)
     present = [path for path in folder.iterdir()] if folder.is_dir() else []
     if found is None and present:
-        raise ValueError(
+        raise InputError(
             f"{folder} holds {present[0].name} but no {INDEX}: it is no bank; choose an empty "
             "folder with --output"
         )
@@ -67,7 +68,7 @@ def claim(folder: pathlib.Path, index: dict[str, Any], overwrite: bool) -> Shard
             # Another batch size plans other shards; those that are there were planned by the first.
             index = {**index, "shards": found["shards"]}
         if changed and not overwrite:
-            raise ValueError(
+            raise InputError(
                 f"the bank in {folder} was made with something else; choose another --output, or "
                 "replace it with --overwrite:\n  " + "\n  ".join(changed)
             )
@@ -96,9 +97,9 @@ def read_index(folder: pathlib.Path) -> dict[str, Any] | None:
             for name, (split, first, count) in index["shards"].items()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no bank's index ({error}); {mend}") from error
+        raise InputError(f"{path} is no bank's index ({error}); {mend}") from error
     if not isinstance(fields, dict) or any(pathlib.PurePath(n).name != n for n in shards):
-        raise ValueError(f"{path} is no bank's index; {mend}")
+        raise InputError(f"{path} is no bank's index; {mend}")
     return {"fingerprint": fields, "shards": shards}
 
 

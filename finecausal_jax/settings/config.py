@@ -12,6 +12,7 @@ from typing import Any
 
 import ml_collections
 
+from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.settings import schema
 from finecausal_jax.settings.schema import Affects, Settings
 
@@ -40,7 +41,7 @@ def read(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Settings:
         is left out has its default, so that configs of older versions can be read.
 
     Raises:
-      ValueError: a key is unknown, or its value is of another type or out of bounds; lists all.
+      InputError: a key is unknown, or its value is of another type or out of bounds; lists all.
     """
     tree = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
     flat, known = _flat(tree), schema.keys()
@@ -50,7 +51,7 @@ def read(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Settings:
         values[name], problem = _checked(name, field, flat.get(name, field.default))
         problems += problem
     if problems:
-        raise ValueError("; ".join(problems))
+        raise InputError("; ".join(problems))
     sections = {
         section.__name__.lower(): section(
             **{
@@ -82,15 +83,15 @@ def from_json(text: str, where: str) -> Settings:
       where: the file, for the error.
 
     Raises:
-      ValueError: it is no config.
+      InputError: it is no config.
     """
     try:
         tree = json.loads(text)
         if not isinstance(tree, dict):
-            raise ValueError(f"expected an object, found {type(tree).__name__}")
+            raise InputError(f"expected an object, found {type(tree).__name__}")
         return read(tree)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is no config of this version: {error}") from error
+        raise InputError(f"{where} is no config of this version: {error}") from error
 
 
 def differences(before: Settings, now: Settings, fixed: Collection[Affects]) -> list[str]:

@@ -72,7 +72,7 @@ def open_dives(settings: Settings) -> dict[str, Dives]:
     """The dives of `settings.data.split`, by "train" and "test".
 
     Raises:
-      ValueError: as `DiveSource` and `Split`.
+      InputError: as `DiveSource` and `Split`.
     """
     split = Split.parse(settings.data.split)  # first: opening takes longer than refusing
     resize = stored_resize(settings)
@@ -81,7 +81,7 @@ def open_dives(settings: Settings) -> dict[str, Dives]:
 
 
 def check_batches(settings: Settings, layout: Layout) -> None:
-    """Raises ValueError where a batch cannot be shared by the devices."""
+    """Raises InputError where a batch cannot be shared by the devices."""
     for name, size in (
         ("train.batch_size", settings.train.batch_size),
         ("evaluate.video_batch", settings.evaluate.video_batch),
@@ -154,7 +154,7 @@ def load_network(
       The step, and {"params", "batch_stats"}.
 
     Raises:
-      ValueError: the workdir was begun with a config of another network or other frames, or as
+      InputError: the workdir was begun with a config of another network or other frames, or as
         `load_variables`.
     """
     refuse_other_network(workdir, settings)
@@ -201,7 +201,7 @@ def make_run(settings: Settings, layout: Layout) -> Run:
     """A training on the built data set.
 
     Raises:
-      ValueError: a split is empty, or a batch cannot be shared by the devices.
+      InputError: a split is empty, or a batch cannot be shared by the devices.
     """
     check_batches(settings, layout)
     sides = open_dives(settings)

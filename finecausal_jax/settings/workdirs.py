@@ -6,6 +6,7 @@ import os
 import pathlib
 from collections.abc import Collection
 
+from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.runtime.files import write_atomically
 from finecausal_jax.settings import config as configs
 from finecausal_jax.settings.schema import FIXED_IN_SCORING, FIXED_ON_RESUME, Affects, Settings
@@ -17,7 +18,7 @@ def saved_settings(workdir: str | os.PathLike[str]) -> Settings | None:
     """The settings that a workdir's run began with; None where it has none.
 
     Raises:
-      ValueError: the file is no config.
+      InputError: the file is no config.
     """
     path = pathlib.Path(workdir) / CONFIG_FILE
     return configs.from_json(path.read_text(), str(path)) if path.is_file() else None
@@ -33,23 +34,23 @@ def claim(workdir: str | os.PathLike[str], settings: Settings) -> None:
 
 
 def refuse_other_run(workdir: str | os.PathLike[str], settings: Settings) -> None:
-    """Raises ValueError where a run cannot go on under these settings; lists what differs."""
+    """Raises InputError where a run cannot go on under these settings; lists what differs."""
     changed = _changed(workdir, settings, FIXED_ON_RESUME)
     if changed:
-        raise ValueError(
+        raise InputError(
             f"workdir {workdir} was begun with another config; choose a new --workdir, or set "
             "back:\n  " + "\n  ".join(changed)
         )
 
 
 def refuse_other_network(workdir: str | os.PathLike[str], settings: Settings) -> None:
-    """Raises ValueError where weights would be read into a network they were not trained in.
+    """Raises InputError where weights would be read into a network they were not trained in.
 
     Of the keys compared some change no parameter's shape, so that scores would look plausible.
     """
     changed = _changed(workdir, settings, FIXED_IN_SCORING)
     if changed:
-        raise ValueError(
+        raise InputError(
             f"the network of {workdir} was trained under another config; give that one, or set "
             "back:\n  " + "\n  ".join(changed)
         )

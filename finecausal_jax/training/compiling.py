@@ -57,7 +57,7 @@ def compile_step(step: Any, state: TrainState, batch: dict[str, Any], key: jax.A
       The same function of arguments of these shapes and places.
 
     Raises:
-      ValueError: by XLA's plan, it needs more memory than there is.
+      InputError: by XLA's plan, it needs more memory than there is.
     """
     compiled = step.lower(state, batch, key).compile()
     jax.clear_caches()

@@ -19,6 +19,7 @@ from finecausal_jax.runtime.checkpoints import (
     has_checkpoints,
     recover,
 )
+from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.runtime.layout import Layout
 from finecausal_jax.runtime.metrics_log import MetricsLog
 from finecausal_jax.runtime.progress import progress, say
@@ -65,7 +66,7 @@ def train(run: Run, workdir: str | os.PathLike[str], claim: Callable[[], None]) 
       The state after the last step.
 
     Raises:
-      ValueError: the workdir's checkpoint or a file of pretrained weights does not fit the network,
+      InputError: the workdir's checkpoint or a file of pretrained weights does not fit the network,
         or a loss is not finite. What can be known before the first step is known before anything is
         written.
     """
@@ -81,7 +82,7 @@ def train(run: Run, workdir: str | os.PathLike[str], claim: Callable[[], None]) 
             del initial
         first_step = int(state.step)
         if first_step > plan.last_step:
-            raise ValueError(
+            raise InputError(
                 f"{folder} stands at step {first_step}, config.train.epochs end at "
                 f"{plan.last_step}: raise them, or convert with --drop_optimizer for a new schedule"
             )

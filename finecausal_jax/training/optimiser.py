@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.training.schedule import Schedule, optax_schedules
 
 
@@ -21,7 +22,7 @@ class OptimiserSettings:
       clip_norm: largest global norm of the summed gradient; 0 for no limit, as in the reference.
 
     Raises:
-      ValueError: `clip_norm` is negative.
+      InputError: `clip_norm` is negative.
     """
 
     schedule: Schedule
@@ -30,7 +31,7 @@ class OptimiserSettings:
 
     def __post_init__(self):
         if not self.clip_norm >= 0:
-            raise ValueError(
+            raise InputError(
                 f"optimiser: clip_norm is {self.clip_norm}, expected a norm, or 0 for no limit"
             )
 
@@ -54,7 +55,7 @@ def make_optimiser(settings: OptimiserSettings) -> ParameterUpdate:
     accumulated.
 
     Raises:
-      ValueError: `settings.accumulate` is less than 1.
+      InputError: `settings.accumulate` is less than 1.
     """
     schedules = optax_schedules(settings.schedule, settings.accumulate)
 

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from finecausal_jax.runtime.errors import InputError
+
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
@@ -28,7 +30,7 @@ class Schedule:
       base_model_lr: highest rate of `base_model`; None for the lowest rate, as in the reference.
 
     Raises:
-      ValueError: a length is not positive, the warm-up is longer than the period, or a highest rate
+      InputError: a length is not positive, the warm-up is longer than the period, or a highest rate
         lies below the lowest one.
     """
 
@@ -41,22 +43,22 @@ class Schedule:
 
     def __post_init__(self):
         if self.iterations_per_epoch < 1 or self.max_epoch < 1:
-            raise ValueError(
+            raise InputError(
                 f"schedule: iterations_per_epoch {self.iterations_per_epoch} and max_epoch "
                 f"{self.max_epoch} must both be at least 1"
             )
         if not 0 <= self.warmup_epochs <= self.max_epoch:
-            raise ValueError(
+            raise InputError(
                 f"schedule: warmup_epochs {self.warmup_epochs} must lie in 0..max_epoch "
                 f"({self.max_epoch})"
             )
         if self.base_lr <= 0 or not 0 <= self.lr_factor <= 1:
-            raise ValueError(
+            raise InputError(
                 f"schedule: base_lr {self.base_lr} must be positive and lr_factor "
                 f"{self.lr_factor} lie in 0..1"
             )
         if self.base_model_lr is not None and self.base_model_lr < self.lowest:
-            raise ValueError(
+            raise InputError(
                 f"schedule: base_model_lr {self.base_model_lr} is below the lowest rate, base_lr * "
                 f"lr_factor = {self.lowest}; to keep base_model as it is, freeze it instead"
             )
@@ -113,7 +115,7 @@ def optax_schedules(
       `{"base_model": function, "rest": function}`; each maps int [] to float32 [].
     """
     if micro_batches_per_step < 1:
-        raise ValueError(f"micro_batches_per_step is {micro_batches_per_step}; expected at least 1")
+        raise InputError(f"micro_batches_per_step is {micro_batches_per_step}; expected at least 1")
 
     def at_step(rate: Callable[[Schedule, ArrayLike], jax.Array], count: ArrayLike) -> jax.Array:
         return rate(schedule, (jnp.asarray(count, jnp.int32) + 1) * micro_batches_per_step)

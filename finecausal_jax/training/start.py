@@ -57,7 +57,7 @@ class Start:
           batches: of training, see `pipeline.training_batches`.
 
         Raises:
-          ValueError: the checkpoint does not fit the network.
+          InputError: the checkpoint does not fit the network.
         """
         step = store.find("latest")
         abstract = self.layout.shapes(
@@ -115,7 +115,7 @@ def initial_variables(
       draw: gives random values of (model, frame_size, key).
 
     Raises:
-      ValueError: a file does not fit.
+      InputError: a file does not fit.
     """
     # First: drawing takes longer than refusing.
     pretrained = load_trunks(kinetics=kinetics, resnet=resnet, model=model)

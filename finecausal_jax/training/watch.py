@@ -8,11 +8,12 @@ import time
 import jax
 import numpy as np
 
+from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.runtime.metrics_log import MetricsLog
 from finecausal_jax.training.losses import Losses
 
 
-class NonFiniteLossError(ValueError):
+class NonFiniteLossError(InputError):
     """A loss is infinite or not a number; nothing after the last checkpoint was saved."""
 
 

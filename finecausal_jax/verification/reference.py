@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from finecausal_jax.interop.pytorch import from_pytorch
+from finecausal_jax.runtime.errors import InputError
 
 CASES = (
     "schedule",
@@ -39,7 +40,7 @@ class Reference:
       cases: names of the recorded cases, quick ones first.
 
     Raises:
-      ValueError: a file is missing, or the folder has a case that no check knows.
+      InputError: a file is missing, or the folder has a case that no check knows.
     """
 
     def __init__(self, folder: str | pathlib.Path):
@@ -50,7 +51,7 @@ class Reference:
             if not (self.folder / name).exists()
         ]
         if lacking:
-            raise ValueError(
+            raise InputError(
                 f"{self.folder}: not a folder of reference cases, it has no {', '.join(lacking)}"
             )
         self._files = {
@@ -60,7 +61,7 @@ class Reference:
         }
         unknown = sorted(self._files.keys() - set(CASES))
         if unknown or not self._files:
-            raise ValueError(
+            raise InputError(
                 f"{self.folder / 'cases'}: expected some of {', '.join(CASES)} (.npz or .json), "
                 f"found {', '.join(unknown) or 'none'}"
             )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
+from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.runtime.progress import progress, say
 from finecausal_jax.verification import forward, parts, training
 from finecausal_jax.verification.checks import Check
@@ -54,12 +55,12 @@ def verify(
       All checks, in order.
 
     Raises:
-      ValueError: the folder has no cases, or not one of those asked for.
+      InputError: the folder has no cases, or not one of those asked for.
     """
     reference = Reference(folder)
     unknown = [name for name in cases if name not in reference.cases]
     if unknown:
-        raise ValueError(
+        raise InputError(
             f"{folder}: no case {', '.join(unknown)}; it has {', '.join(reference.cases)}"
         )
     results: list[Check] = []
