@@ -1,5 +1,6 @@
 """Settings and fixtures for all tests."""
 
+import gc
 import importlib.util
 import os
 import pathlib
@@ -12,6 +13,9 @@ os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 
 import pytest
 
+from finecausal_jax.runtime.environment import GARBAGE_THRESHOLDS
+
+gc.set_threshold(*GARBAGE_THRESHOLDS)
 REFERENCE = pathlib.Path(__file__).parent / "reference"
 
 

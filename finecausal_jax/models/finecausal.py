@@ -280,10 +280,8 @@ class FineCausal(NetworkArguments):
         Half of it comes from the static tokens, which saw neither mask nor graph, half from motion.
         """
         # Parity: the first two stages share decoders.
-        static = self._decode(related.static_feature, (self.decoder1, self.decoder1, self.decoder3))
-        dynamic = self._decode(
-            related.dynamic_feature, (self.decoder2, self.decoder2, self.decoder4)
-        )
+        static = self._decode(related.static_feature, self.decoder1, self.decoder3)
+        dynamic = self._decode(related.dynamic_feature, self.decoder2, self.decoder4)
         dynamic_delta = self._stage_delta(self.regressor_delta1, dynamic)  # [v, 3]
         static_delta = self._stage_delta(self.regressor_delta2, static)
         weights = jnp.array([STAGE_WEIGHTS], jnp.float32)
@@ -302,13 +300,17 @@ class FineCausal(NetworkArguments):
         )
 
     def _decode(
-        self, tokens: Float[Array, "v s k d"], decoders: tuple[PairDecoder, ...]
+        self, tokens: Float[Array, "v s k d"], first_two: PairDecoder, last: PairDecoder
     ) -> Float[Array, "v s k d"]:
-        """Decodes both directions, each stage by itself with its decoder."""
+        """Decodes both directions, each stage by itself; forward and twist share a decoder."""
         query, exemplar = jnp.split(tokens, 2)
         memory = jnp.concatenate([exemplar, query])
-        stages = [decode(tokens[:, s], memory[:, s]) for s, decode in enumerate(decoders)]
-        return jnp.stack(stages, axis=1).astype(jnp.float32)
+        # Both stages of one decoder at once: to call it twice would compile and run it twice.
+        stages = [
+            first_two(tokens[:, :2], memory[:, :2]),
+            last(tokens[:, 2:], memory[:, 2:]),
+        ]
+        return jnp.concatenate(stages, axis=1).astype(jnp.float32)
 
     def _stage_delta(self, regressor: MLP, decoded: Float[Array, "v s k d"]) -> Float[Array, "v s"]:
         by_token = regressor(decoded)[..., 0]  # [v, s, k]

@@ -232,9 +232,10 @@ class Train:
         "", Affects.TRAINING, "The same with ImageNet weights for the static encoder."
     )
     compilation_cache: str = key(
-        "compilation_cache",
+        "user",
         Affects.NOTHING,
-        "Folder for compiled programs, so that the next start is quick; empty: none.",
+        'Folder for compiled programs, so that the next start is quick; "user" is one for all runs '
+        "of this user; empty: none.",
     )
     log_every: int = key(10, Affects.REPORT, "Micro-batches between two logged means.", least=1)
     checkpoint_every: int = key(

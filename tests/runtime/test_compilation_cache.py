@@ -10,6 +10,7 @@ import sys
 import jax
 import pytest
 
+from finecausal_jax.runtime import compilation_cache
 from finecausal_jax.runtime.compilation_cache import use_compilation_cache
 
 PROGRAM = """
@@ -43,6 +44,28 @@ def test_the_second_process_finds_the_first_ones_programs(tmp_path):
     assert run("cache", tmp_path) == 0
     assert list((tmp_path / "cache").iterdir())
     assert run("cache", tmp_path) > 0
+
+
+def test_other_workdirs_of_a_user_find_them_too(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    assert run("user", tmp_path / "one") == 0
+    assert run("user", tmp_path / "two") > 0
+
+
+def test_other_kinds_of_cpu_have_other_folders(tmp_path):
+    folders = set()
+    for name, text in (("old", "flags : sse"), ("new", "flags : sse avx512f"), ("none", None)):
+        if text:
+            (tmp_path / name).write_text(f"processor : 0\n{text}\n")
+        folders.add(compilation_cache.user_folder(tmp_path / name))
+    assert len(folders) == 3
+
+
+def test_a_home_that_cannot_be_written_is_done_without(_restored, monkeypatch, tmp_path):
+    (tmp_path / "home").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    use_compilation_cache("user", tmp_path)
+    assert jax.config.jax_compilation_cache_dir is None
 
 
 def test_empty_keeps_nothing(_restored, tmp_path):
