@@ -31,6 +31,15 @@ def reference_cases() -> pathlib.Path:
     return REFERENCE / "cases"
 
 
+def pytest_runtest_teardown():
+    """Ends what a test left behind, such as iterators, before the next one begins.
+
+    Their finalizers are checked by beartype, which draws from `random`; amid a test of Hypothesis
+    that is an error.
+    """
+    gc.collect(1)
+
+
 def pytest_terminal_summary(terminalreporter):
     """Says in one line what was left out where PyTorch is missing.
 
