@@ -124,11 +124,12 @@ def run(command: Any, rest: Sequence[str]) -> int:
       rest: what was no flag, after the program's name.
 
     Returns:
-      Its exit code, or 2 where it refuses its input, which standard error then explains.
+      Its exit code; 2 where it refuses its input, which standard error then explains; 128 and the
+      signal's number where one ended it.
     """
     from absl import logging
 
-    from finecausal_jax.runtime import files
+    from finecausal_jax.runtime import files, interruption
 
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # libraries tell their every step at INFO
@@ -137,7 +138,11 @@ def run(command: Any, rest: Sequence[str]) -> int:
             raise InputError(f"unexpected arguments {list(rest[1:])}: flags start with --")
         if "workdir" in flags.FLAGS and flags.FLAGS["workdir"].value:
             files.check_folder(flags.FLAGS["workdir"].value, "--workdir", writable=False)
-        return command.run(flags.FLAGS) or 0
+        with interruption.raising():
+            return command.run(flags.FLAGS) or 0
+    except interruption.Interrupted as ended:
+        print(f"launch.py: {ended}", file=sys.stderr)
+        return 128 + ended.number
     except InputError as error:
         # Bad input, explained by its text; anything else is a fault here and keeps its traceback.
         print(f"launch.py: {error}", file=sys.stderr)

@@ -4,6 +4,7 @@ import itertools
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import tomllib
@@ -144,6 +145,16 @@ def test_a_device_or_memory_that_fails_is_explained_below_the_traceback(error, s
     notes = getattr(caught.value, "__notes__", [])
     assert len(notes) == bool(said)
     assert all(said in note for note in notes)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_any_command_with_its_code(capsys, number):
+    def run(_):
+        os.kill(os.getpid(), number)
+
+    assert command_line.run(types.SimpleNamespace(run=run), ["launch.py"]) == 128 + number
+    assert capsys.readouterr().err == f"launch.py: ended by {number.name}\n"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_what_a_user_can_mend_is_told_in_one_line(capsys):

@@ -120,6 +120,31 @@ _CHIPS = (
 CHIPS = {chip.name: chip for chip in _CHIPS}
 
 
+# How JAX names them, or begins to: `jax.Device.device_kind`.
+_KINDS = {
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v5": "v5p",
+    "TPU v6": "v6e",
+    "NVIDIA A100": "a100",
+    "NVIDIA H100": "h100",
+    "NVIDIA H200": "h200",
+}
+
+
+def peak_flops(device_kind: str, dtype: str) -> float | None:
+    """FLOP/s that a device is said to do; None for one that is not known here, such as a CPU.
+
+    Args:
+      device_kind: as `jax.Device` has it.
+      dtype: what is computed in, as `Chip.flops` has it.
+    """
+    fitting = [kind for kind in _KINDS if device_kind.startswith(kind)]
+    if not fitting:
+        return None
+    return CHIPS[_KINDS[max(fitting, key=len)]].flops.get(dtype)
+
+
 @dataclasses.dataclass(frozen=True)
 class Topology:
     """Some chips of one kind.

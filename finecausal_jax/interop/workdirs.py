@@ -18,8 +18,10 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from finecausal_jax.runtime.checkpoints import FOLDER, CheckpointStore
+from finecausal_jax.runtime.checkpoints import FOLDER, CheckpointStore, load_undamaged
+from finecausal_jax.runtime.checksums import write_checksums
 from finecausal_jax.runtime.errors import InputError
+from finecausal_jax.runtime.metrics_log import FILE, read_rows
 
 UNUSED = "unused"  # beside training's items: tensors that only the reference holds
 ORIGIN_FILE = "conversion.json"
@@ -52,6 +54,7 @@ def save_new(
     try:
         with _as_they_are():
             ocp.save_checkpointables(stage / FOLDER / str(step), dict(items))
+        write_checksums(stage / FOLDER / str(step))
         (stage / ORIGIN_FILE).write_text(json.dumps(origin, indent=2) + "\n")
         folder.mkdir(exist_ok=True)
         if target.exists():
@@ -87,16 +90,24 @@ def load_items(workdir: str | pathlib.Path, step: int, names: Sequence[str]) -> 
       workdir: the run's folder.
       step: number of the checkpoint.
       names: items of arrays, read where present.
+
+    Raises:
+      InputError: a file of the checkpoint is damaged.
     """
-    path = pathlib.Path(workdir).absolute() / FOLDER / str(step)
-    metadata = ocp.checkpointables_metadata(path).metadata
-    wanted = [name for name in names if name in metadata]
-    # Arrays as templates: Orbax then gives arrays of NumPy, not of the devices they were saved on.
-    abstract = {
-        name: jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata[name])
-        for name in wanted
-    }
-    return dict(ocp.load_checkpointables(path, abstract))
+    folder = pathlib.Path(workdir).absolute() / FOLDER
+
+    def load() -> dict[str, Any]:
+        metadata = ocp.checkpointables_metadata(folder / str(step)).metadata
+        # Arrays as templates: Orbax then gives arrays of NumPy, not of the devices they were saved
+        # on.
+        abstract = {
+            name: jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata[name])
+            for name in names
+            if name in metadata
+        }
+        return dict(ocp.load_checkpointables(folder / str(step), abstract))
+
+    return load_undamaged(folder, step, names, load)
 
 
 def read_origin(workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -107,11 +118,7 @@ def read_origin(workdir: str | pathlib.Path) -> dict[str, Any]:
 
 def read_metrics(workdir: str | pathlib.Path, step: int) -> list[dict[str, Any]]:
     """Rows of a run's `metrics.jsonl` up to a step; none where it has no such file."""
-    path = pathlib.Path(workdir) / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-    # A run killed while it writes leaves a part of a line.
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [row for row in rows if row["step"] <= step]
+    return [row for row in read_rows(pathlib.Path(workdir) / FILE) if row["step"] <= step]
 
 
 def _as_they_are() -> Any:

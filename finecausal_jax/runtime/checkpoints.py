@@ -8,25 +8,36 @@ A checkpoint holds up to four items, so that a reader loads only what it needs:
   adam, unused: only after a conversion, see `finecausal_jax.interop`
 
 Orbax writes into a temporary folder and renames it when all is there, so an interrupted save leaves
-nothing that looks finished. A checkpoint that is saved again, now with an evaluation's metrics,
-steps aside until the new one is there: `recover` brings it back after a kill in between.
+nothing that looks finished. Beside the items two small files appear later, each at once:
+
+  checksums.json: of all other files, written when the save is finished and checked by each load
+  evaluation.json: the metrics of the checkpoint, once it was evaluated
 """
 
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import json
 import math
 import pathlib
 import shutil
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from finecausal_jax.runtime.checksums import damaged, write_checksums
 from finecausal_jax.runtime.errors import InputError
+from finecausal_jax.runtime.files import write_atomically
 
 FOLDER = "checkpoints"
-ASIDE = "checkpoints_replaced"  # steps that are being saved again
+EVALUATION = "evaluation.json"
+ASIDE = "checkpoints_replaced"  # where earlier versions kept a step while they saved it again
 VARIABLES, OPTIMISER, PIPELINE, ADAM = "variables", "optimiser", "pipeline", "adam"
 BEST_METRIC = "spearman"
+T = TypeVar("T")
 
 
 class CheckpointStore:
@@ -37,26 +48,26 @@ class CheckpointStore:
       keep_latest: how many of the latest to keep.
       clean: remove what interrupted saves left behind. Only for the process that trains: to all
         others a save under way looks the same.
+
+    Raises:
+      InputError: a checkpoint is damaged.
     """
 
     def __init__(self, workdir: str | pathlib.Path, keep_latest: int = 2, clean: bool = False):
         policies = ocp.training.preservation_policies
+        recover(workdir)
         self.folder = pathlib.Path(workdir).absolute() / FOLDER
-        self._checkpointer = ocp.training.Checkpointer(
-            self.folder,
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=policies.AnyPreservationPolicy(
-                [
-                    policies.LatestN(keep_latest),
-                    policies.BestN(
-                        get_metric_fn=_ranking, n=1, keep_checkpoints_without_metrics=False
-                    ),
-                ]
-            ),
-            cleanup_tmp_directories=clean,
-        )
-        self._saving: Any = None  # the save under way
-        self._aside: pathlib.Path | None = None  # what it replaces
+        with _damage_named(self.folder):
+            self._checkpointer = ocp.training.Checkpointer(
+                self.folder,
+                save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [policies.LatestN(keep_latest), _Best(self.folder)]
+                ),
+                cleanup_tmp_directories=clean,
+            )
+        self._worker = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._saving: concurrent.futures.Future[None] | None = None  # the save under way
 
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, in order."""
@@ -77,42 +88,48 @@ class CheckpointStore:
         if which == "latest":
             return steps[-1]
         if which == "best":
-            ranked = [c for c in self._checkpointer.checkpoints if c.metrics]
-            return max(ranked, key=lambda c: _ranking(c.metrics)).step if ranked else steps[-1]
+            evaluated = {step: found for step in steps if (found := self.metrics(step))}
+            if not evaluated:
+                return steps[-1]
+            return max(evaluated, key=lambda step: _ranking(evaluated[step]))
         if which.isdecimal() and int(which) in steps:
             return int(which)
         raise InputError(
             f"no checkpoint {which!r} in {self.folder}; expected best, latest or one of {steps}"
         )
 
-    def save(
-        self, step: int, items: Mapping[str, Any], metrics: Mapping[str, float] | None = None
-    ) -> None:
-        """Saves a checkpoint in the background; `metrics` decide which one is the best.
+    def save(self, step: int, items: Mapping[str, Any]) -> None:
+        """Saves a new checkpoint in the background; `evaluated` may tell its metrics later."""
+        self.finish()
+        saving = self._checkpointer.save_checkpointables_async(step, dict(items))
 
-        A checkpoint of the same step is kept aside until the new one is complete.
-        """
-        self._finish()
-        folder = self.folder / str(step)
-        if folder.exists():
-            # Orbax would delete it before it writes; a kill in between would cost both.
-            self._aside = self.folder.parent / ASIDE / str(step)
-            self._aside.parent.mkdir(exist_ok=True)
-            folder.rename(self._aside)
-            self._checkpointer.reload()  # or it would look for what it believes to be there still
-        finite = {k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)}
-        self._saving = self._checkpointer.save_checkpointables_async(
-            step, dict(items), metrics=finite or None
-        )
+        def finish() -> None:
+            saving.result()
+            write_checksums(self.folder / str(step), leave_out=[EVALUATION])
+
+        self._saving = self._worker.submit(finish)
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Keeps the metrics of a checkpoint, which decide which one is the best."""
+        self.finish()
+        finite = {k: float(v) for k, v in metrics.items() if math.isfinite(v)}
+        text = json.dumps(finite, indent=1) + "\n"
+        write_atomically(self.folder / str(step) / EVALUATION, lambda path: path.write_text(text))
 
     def metrics(self, step: int) -> dict[str, float]:
-        """The metrics that a checkpoint was saved with; none if it was not evaluated."""
+        """The metrics that a checkpoint was evaluated with; none if it was not.
+
+        Raises:
+          InputError: the file that holds them is damaged.
+        """
         (found,) = [c for c in self._checkpointer.checkpoints if c.step == step]
-        return dict(found.metrics or {})
+        # Where there is no file: earlier versions kept them in Orbax's own.
+        return read_evaluation(self.folder / str(step)) or dict(found.metrics or {})
 
     def items(self, step: int) -> set[str]:
         """Names of the items that a checkpoint holds."""
-        return set(self._checkpointer.checkpointables_metadata(step).metadata)
+        with _damage_named(self.folder, step):
+            return set(self._checkpointer.checkpointables_metadata(step).metadata)
 
     def load(self, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
         """Loads some items.
@@ -123,35 +140,39 @@ class CheckpointStore:
             to take it as saved.
 
         Raises:
-          InputError: the checkpoint's arrays do not fit; it lists each that does not.
+          InputError: a file is damaged, or the checkpoint's arrays do not fit; it lists each that
+            does not.
         """
-        saved = self._checkpointer.checkpointables_metadata(step).metadata
-        for name, tree in abstract.items():
-            if name not in saved:
-                raise InputError(
-                    f"checkpoint {self.folder / str(step)} has no item {name!r}, only "
-                    f"{sorted(saved)}"
-                )
-            if tree is not None:
-                _check_fit(self.folder / str(step), name, saved[name], tree)
-        return self._checkpointer.load_checkpointables(step, dict(abstract))
+
+        def load() -> dict[str, Any]:
+            saved = self._checkpointer.checkpointables_metadata(step).metadata
+            for name, tree in abstract.items():
+                if name not in saved:
+                    raise InputError(
+                        f"checkpoint {self.folder / str(step)} has no item {name!r}, only "
+                        f"{sorted(saved)}"
+                    )
+                if tree is not None:
+                    _check_fit(self.folder / str(step), name, saved[name], tree)
+            return self._checkpointer.load_checkpointables(step, dict(abstract))
+
+        return load_undamaged(self.folder, step, abstract, load)
+
+    def finish(self) -> None:
+        """Waits for the save under way; raises what went wrong with it."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
 
     def close(self) -> None:
         """Waits for saves under way and frees the checkpointer."""
         try:
-            self._finish()
+            self.finish()
         finally:
+            self._worker.shutdown()
             self._checkpointer.close()
 
-    def _finish(self) -> None:
-        """Waits for the save under way; raises what went wrong with it."""
-        if self._saving is not None:
-            self._saving.result()
-        if self._aside is not None:
-            shutil.rmtree(self._aside.parent)
-        self._saving = self._aside = None
-
-    def __enter__(self) -> "CheckpointStore":
+    def __enter__(self) -> CheckpointStore:
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -164,15 +185,12 @@ def has_checkpoints(workdir: str | pathlib.Path) -> bool:
 
 
 def recover(workdir: str | pathlib.Path) -> None:
-    """Brings back a checkpoint that stood aside when a kill cut off the save of its successor.
-
-    For the process that trains, before it opens the store.
-    """
+    """Brings back a checkpoint that an earlier version was killed amid saving again."""
     folder = pathlib.Path(workdir)
     for aside in (folder / ASIDE).glob("*"):
         place = folder / FOLDER / aside.name
         if not place.exists():
-            aside.rename(place)
+            shutil.move(aside, place)  # `checkpoints` may be a link to another disk
     shutil.rmtree(folder / ASIDE, ignore_errors=True)
 
 
@@ -196,6 +214,108 @@ def load_variables(workdir: str | pathlib.Path, abstract: Any, which: str) -> tu
     with CheckpointStore(workdir) as store:
         step = store.find(which)
         return step, store.load(step, {VARIABLES: abstract})[VARIABLES]
+
+
+def load_undamaged(
+    folder: pathlib.Path, step: int, items: Collection[str], load: Callable[[], T]
+) -> T:
+    """Loads from a checkpoint while its checksums are compared beside it.
+
+    Args:
+      folder: of the checkpoints.
+      step: which of them.
+      items: names of the items that are loaded.
+      load: loads them.
+
+    Raises:
+      InputError: a file is damaged. That comes before anything that `load` raises, for which it is
+        the likely reason.
+    """
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        checking = pool.submit(damaged, folder / str(step), items)
+        with _damage_named(folder, step):
+            try:
+                return load()
+            finally:
+                if problems := checking.result():
+                    raise _damage(folder, step, problems)
+
+
+def read_evaluation(checkpoint: pathlib.Path) -> dict[str, float]:
+    """The metrics beside a checkpoint's items; none if it was not evaluated.
+
+    Raises:
+      InputError: the file is damaged.
+    """
+    path = checkpoint / EVALUATION
+    try:
+        return {str(name): float(value) for name, value in json.loads(path.read_text()).items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"{path}: expected the metrics of a checkpoint as JSON, found something else; delete "
+            "the file, and `launch.py train` evaluates again where that is the latest checkpoint"
+        ) from error
+
+
+class _Best:
+    """Preserves the checkpoint with the best metrics, for Orbax."""
+
+    def __init__(self, folder: pathlib.Path):
+        self._folder = folder
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        del context
+        metrics = [
+            read_evaluation(self._folder / str(one.step)) or dict(one.metrics or {})
+            for one in checkpoints
+        ]
+        best = max((_ranking(found) for found in metrics if found), default=None)
+        return [bool(found) and _ranking(found) == best for found in metrics]
+
+
+@contextlib.contextmanager
+def _damage_named(folder: pathlib.Path, step: int | None = None) -> Iterator[None]:
+    """Turns what Orbax raises over damaged or missing files into one sentence.
+
+    Args:
+      folder: of the checkpoints.
+      step: which of them is read; None where any may be.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # Orbax, TensorStore and JSON raise nearly anything
+        steps = _steps(folder) if step is None else [step]
+        found = {one: damaged(folder / str(one)) for one in steps}
+        for one, problems in found.items():
+            if problems:
+                raise _damage(folder, one, problems) from error
+        if not steps:
+            raise
+        lines = str(error).strip().splitlines() or [""]
+        reason = f"{folder / str(steps[-1])}: cannot be read ({type(error).__name__}: {lines[0]})"
+        raise _damage(folder, steps[-1], [reason[:300]]) from error
+
+
+def _damage(folder: pathlib.Path, step: int, problems: Sequence[str]) -> InputError:
+    earlier = [one for one in _steps(folder) if one != step]
+    if earlier:
+        mend = (
+            f"use another with --checkpoint={earlier[-1]}; to train on from that one, move "
+            f"{folder / str(step)} away first"
+        )
+    else:
+        mend = f"there is no other one: move {folder} away and begin again"
+    shown = "\n  ".join(problems[:5])
+    rest = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
+    return InputError(f"checkpoint {step} is damaged; {mend}:\n  {shown}{rest}")
+
+
+def _steps(folder: pathlib.Path) -> list[int]:
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
 
 
 def _ranking(metrics: Any) -> float:

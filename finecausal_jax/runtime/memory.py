@@ -49,6 +49,11 @@ def device_bytes(device: Any) -> int | None:
     return (device.memory_stats() or {}).get("bytes_limit")
 
 
+def peak_bytes(device: Any) -> int | None:
+    """The most that programs have held of a device's memory so far; None where nobody counts."""
+    return (device.memory_stats() or {}).get("peak_bytes_in_use")
+
+
 def check_fits(compiled: Any, device: Any, what: str, mend: str) -> None:
     """Raises InputError where a program's plan is larger than the memory there is.
 

@@ -237,6 +237,12 @@ class Train:
         'Folder for compiled programs, so that the next start is quick; "user" is one for all runs '
         "of this user; empty: none.",
     )
+    tracker: str = key(
+        "none",
+        Affects.NOTHING,
+        "Who takes the run's numbers beside its files; each needs the extra of its name.",
+        choices=("none", "wandb", "mlflow"),
+    )
     log_every: int = key(10, Affects.REPORT, "Micro-batches between two logged means.", least=1)
     checkpoint_every: int = key(
         500, Affects.REPORT, "Micro-batches between checkpoints, besides evaluations.", least=1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from finecausal_jax.compilation import hardware
 from finecausal_jax.compilation.programs import STEPS_PER_EPOCH, Parts
 from finecausal_jax.data import pipeline
 from finecausal_jax.data.dives import RESIZED, SPLITS, DiveSource
@@ -26,16 +28,18 @@ from finecausal_jax.models.initial_values import init_variables
 from finecausal_jax.runtime import hosts
 from finecausal_jax.runtime.checkpoints import load_variables
 from finecausal_jax.runtime.layout import Layout
+from finecausal_jax.runtime.trackers import check_tracker, make_tracker
 from finecausal_jax.scoring.features import Encoding, Key
 from finecausal_jax.scoring.protocol import Choice, Evaluation, evaluate
 from finecausal_jax.scoring.scorer import Scorer
+from finecausal_jax.settings import config as configs
 from finecausal_jax.settings import schema
 from finecausal_jax.settings.schema import FIXED_IN_A_BANK, Settings
 from finecausal_jax.settings.workdirs import refuse_other_network, saved_settings
 from finecausal_jax.training.compiling import compile_step, make_step
-from finecausal_jax.training.loop import Run
 from finecausal_jax.training.optimiser import OptimiserSettings, make_optimiser
 from finecausal_jax.training.plan import Plan
+from finecausal_jax.training.run import Run
 from finecausal_jax.training.schedule import Schedule
 from finecausal_jax.training.start import Start, initial_variables
 from finecausal_jax.training.steps import StepSettings
@@ -229,6 +233,10 @@ def make_run(settings: Settings, layout: Layout) -> Run:
     def score(variables: Any) -> Evaluation:
         return evaluate_split(settings, make_scorer(settings, variables, layout), test, dives)
 
+    check_tracker(train.tracker)
+    tracker = functools.partial(
+        make_tracker, train.tracker, config=json.loads(configs.to_json(settings))
+    )
     return Run(
         start=Start(
             optimiser,
@@ -250,6 +258,9 @@ def make_run(settings: Settings, layout: Layout) -> Run:
         plan=plan,
         layout=layout,
         key=run_key,
+        dives=["{}/{}".format(*info.key) for info in dives.infos],
+        peak_flops=hardware.peak_flops(jax.devices()[0].device_kind, settings.model.dtype),
+        trackers=() if train.tracker == "none" else (tracker,),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,19 @@ from finecausal_jax.training.state import TrainState
 from finecausal_jax.training.steps import StepSettings, train_step
 
 Step = Callable[..., tuple[TrainState, Losses]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CompiledStep:
+    """A training step for arguments of fixed shapes and places.
+
+    Attributes:
+      run: (state, batch, key) -> (state, losses).
+      flops: floating-point operations on one device, by XLA's count; 0 if unknown.
+    """
+
+    run: Step
+    flops: float = 0.0
 
 
 def make_step(
@@ -44,7 +58,9 @@ def make_step(
     )
 
 
-def compile_step(step: Any, state: TrainState, batch: dict[str, Any], key: jax.Array) -> Step:
+def compile_step(
+    step: Any, state: TrainState, batch: dict[str, Any], key: jax.Array
+) -> CompiledStep:
     """Compiles a training step for arguments like these, and drops what only compiling needs.
 
     JAX's traces of the whole network stay in memory otherwise, and nothing reads them again.
@@ -70,4 +86,5 @@ def compile_step(step: Any, state: TrainState, batch: dict[str, Any], key: jax.A
         "(on a GPU or TPU) --config.model.remat=blocks; `launch.py compile` looks for the largest "
         "batch",
     )
-    return compiled
+    costs = compiled.cost_analysis() or {}
+    return CompiledStep(compiled, max(float(costs.get("flops", 0.0)), 0.0))

@@ -49,17 +49,18 @@ class Start:
         """The state before the first step; `variables` as `self.variables` gives them."""
         return self.layout.place(init_state(variables, self.optimiser))
 
-    def saved(self, store: CheckpointStore, batches: Any) -> TrainState:
-        """The state of the latest checkpoint; moves the batches to its place.
+    def saved(self, store: CheckpointStore, batches: Any, which: str = "latest") -> TrainState:
+        """The state of a checkpoint; moves the batches to its place.
 
         Args:
           store: of the run, with a checkpoint.
           batches: of training, see `pipeline.training_batches`.
+          which: of its checkpoints; see `CheckpointStore.find`.
 
         Raises:
           InputError: the checkpoint does not fit the network.
         """
-        step = store.find("latest")
+        step = store.find(which)
         abstract = self.layout.shapes(
             jax.eval_shape(lambda variables: init_state(variables, self.optimiser), self.shapes())
         )

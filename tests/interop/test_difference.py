@@ -59,7 +59,8 @@ def test_the_best_checkpoint_is_read_unless_another_is_named(tmp_path):
     with CheckpointStore(tmp_path / "a:b") as store:
         for step, spearman in ((2, 0.9), (4, 0.1)):
             awl = np.full(3, step, np.float32)
-            store.save(step, {"variables": {"params": {"awl": awl}}}, {"spearman": spearman})
+            store.save(step, {"variables": {"params": {"awl": awl}}})
+            store.evaluated(step, {"spearman": spearman})
     for which, step in (("", 2), (":best", 2), (":latest", 4), (":4", 4)):
         state, what = read_any(f"{tmp_path / 'a:b'}{which}")
         assert what == f"{tmp_path / 'a:b'}, checkpoint of step {step}"

@@ -25,9 +25,11 @@ from finecausal_jax.interop.pytorch import WeightsError, from_pytorch
 from finecausal_jax.runtime.layout import make_layout
 from finecausal_jax.settings import read, things, workdirs
 from finecausal_jax.training import loop
+from finecausal_jax.training.compiling import CompiledStep
 from finecausal_jax.training.losses import Losses
 from finecausal_jax.training.optimiser import make_optimiser
 from finecausal_jax.training.plan import Plan
+from finecausal_jax.training.run import Run
 from finecausal_jax.training.start import Start, initial_variables
 
 STEPS_PER_EPOCH = 3
@@ -88,9 +90,9 @@ def begin(monkeypatch, small_model, small_init):
 
         numbers = grain.MapDataset.range(100).map(lambda n: {"number": np.full(2, n)})
         layout = make_layout()
-        made = loop.Run(
+        made = Run(
             start=Start(optimiser, layout, initial, shapes, settings.train.accumulate),
-            compile=lambda *_: step,
+            compile=lambda *_: CompiledStep(step),
             batches=Batches(numbers, 0, {"seed": 0}),
             evaluate=stop,
             plan=Plan(STEPS_PER_EPOCH, settings.train.epochs, evaluate_every=0),

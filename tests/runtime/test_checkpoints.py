@@ -1,5 +1,8 @@
 """Checkpoints as several processes see them."""
 
+import math
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from finecausal_jax.runtime.checkpoints import (
     has_checkpoints,
     recover,
 )
+from finecausal_jax.runtime.errors import InputError
 
 
 def items(value):
@@ -22,45 +26,49 @@ def saved_value(store, step):
     return float(store.load(step, abstract)[VARIABLES]["params"][0])
 
 
-def test_a_checkpoint_saved_again_has_the_new_values_and_metrics(tmp_path):
+def test_an_evaluation_is_kept_beside_the_checkpoint(tmp_path):
     with CheckpointStore(tmp_path) as store:
         store.save(3, items(1))
-        store.save(3, items(2), {"spearman": 0.25})
+        assert store.metrics(3) == {} if store.steps() == [3] else True
+        store.evaluated(3, {"spearman": 0.25, "execution_spearman": math.nan})
     with CheckpointStore(tmp_path) as store:
         assert store.metrics(3) == {"spearman": 0.25}
-        assert saved_value(store, 3) == 2
+        assert saved_value(store, 3) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
 
 
-def test_saving_a_step_again_warns_of_nothing(tmp_path, caplog):
-    """A training does it at every evaluation; users would take a warning for a fault."""
+def test_the_best_by_spearman_stays(tmp_path, caplog):
     with CheckpointStore(tmp_path, keep_latest=1) as store:
         for step, spearman in ((3, 0.5), (6, 0.25), (9, 0.125)):  # 3 stays, the best; 6 goes
             store.save(step, items(1))
-            store.save(step, items(2), {"spearman": spearman})
+            store.evaluated(step, {"spearman": spearman})
     assert [record.getMessage() for record in caplog.records if record.levelname != "INFO"] == []
     with CheckpointStore(tmp_path) as store:
         assert store.steps() == [3, 9]
         assert store.find("best") == 3
+        assert store.find() == 9
 
 
-def test_a_kill_between_two_saves_of_a_step_loses_nothing(tmp_path, monkeypatch):
+def test_checkpoints_may_be_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "disk")
+    with CheckpointStore(tmp_path / "run", keep_latest=1) as store:
+        for step in (3, 6, 9):
+            store.save(step, items(step))
+            store.evaluated(step, {"spearman": float(step)})
+    assert {path.name for path in (tmp_path / "disk").iterdir()} == {"6", "9"}
+
+
+def test_what_an_earlier_version_was_killed_amid_replacing_is_found_by_readers(tmp_path):
     with CheckpointStore(tmp_path) as store:
         store.save(3, items(1))
+        store.save(6, items(2))
+    (tmp_path / "checkpoints_replaced").mkdir()
+    (tmp_path / "checkpoints" / "6").rename(tmp_path / "checkpoints_replaced" / "6")
     with CheckpointStore(tmp_path) as store:
-
-        def kill(*_, **__):
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(store._checkpointer, "save_checkpointables_async", kill)
-        with pytest.raises(KeyboardInterrupt):
-            store.save(3, items(2), {"spearman": 0.25})
-        store._aside = None  # a killed process would not close the store
-    assert not has_checkpoints(tmp_path)
-    recover(tmp_path)
-    with CheckpointStore(tmp_path, clean=True) as store:
-        assert store.steps() == [3]
-        assert saved_value(store, 3) == 1
+        assert store.find() == 6
+        assert saved_value(store, 6) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
 
 
@@ -72,6 +80,51 @@ def test_recovering_prefers_the_finished_successor(tmp_path):
     with CheckpointStore(tmp_path) as store:
         assert saved_value(store, 3) == 2
     assert not (tmp_path / "checkpoints_replaced").exists()
+
+
+def files_of(step):
+    return sorted(path for path in step.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_every_damaged_file_is_named_with_the_step_to_go_back_to(tmp_path, damage):
+    with CheckpointStore(tmp_path / "whole") as store:
+        store.save(3, items(1))
+        store.save(6, items(2))
+    names = [
+        path.relative_to(tmp_path / "whole") for path in files_of(tmp_path / "whole/checkpoints/6")
+    ]
+    assert len(names) > 5
+    for number, name in enumerate(names):
+        run = tmp_path / str(number)
+        shutil.copytree(tmp_path / "whole", run)
+        content = bytearray((run / name).read_bytes())
+        if damage == "remove":
+            (run / name).unlink()
+        elif damage == "cut":
+            (run / name).write_bytes(content[: len(content) // 2])
+        elif content:
+            content[len(content) // 2] ^= 1
+            (run / name).write_bytes(content)
+        if damage == "remove" and name.name == "checksums.json" or not content:
+            continue  # as of earlier versions, which had none
+        with pytest.raises(InputError, match="checkpoint 6 is damaged.*--checkpoint=3") as caught:
+            with CheckpointStore(run) as store:
+                saved_value(store, 6)
+        assert name.name in str(caught.value)
+        with CheckpointStore(run) as store:
+            assert saved_value(store, 3) == 1
+
+
+def test_a_damaged_evaluation_is_named(tmp_path):
+    with CheckpointStore(tmp_path) as store:
+        store.save(3, items(1))
+        store.evaluated(3, {"spearman": 0.5})
+    (tmp_path / "checkpoints/3/evaluation.json").write_text("")
+    with CheckpointStore(tmp_path) as store:
+        with pytest.raises(InputError, match="evaluation.json: expected the metrics"):
+            store.find("best")
+        assert saved_value(store, 3) == 1
 
 
 @pytest.mark.parametrize("clean", [False, True])

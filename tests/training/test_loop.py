@@ -6,6 +6,9 @@ key), so that these tests see the loop and not the network; `test_steps` has the
 
 import dataclasses
 import json
+import os
+import signal
+import struct
 import types
 
 import jax
@@ -14,16 +17,18 @@ import numpy as np
 import pytest
 
 from configs import demo
+from finecausal_jax.runtime import interruption
 from finecausal_jax.runtime.checkpoints import CheckpointStore
+from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.runtime.layout import make_layout
 from finecausal_jax.scoring.protocol import Evaluation
 from finecausal_jax.settings import read, things, workdirs
-from finecausal_jax.training import loop
+from finecausal_jax.training import loop, replay
+from finecausal_jax.training.compiling import CompiledStep
 from finecausal_jax.training.losses import Losses
 from finecausal_jax.training.optimiser import OptimiserSettings, make_optimiser
 from finecausal_jax.training.schedule import Schedule
 from finecausal_jax.training.start import Start
-from finecausal_jax.training.watch import NonFiniteLossError
 from tfds_finecausal.building import build_dataset
 from tfds_finecausal.rendered import render_release
 
@@ -93,30 +98,34 @@ def cheap(config, jitted):
 
     `cheap.at[step]` is called before that step; `cheap.loss[step]` replaces losses.
     """
-    control = types.SimpleNamespace(at={}, loss={})
+    control = types.SimpleNamespace(at={}, loss={}, spoil=set())
     control.evaluate = lambda variables: Evaluation((), METRICS, {})
 
     def watched(state, batch, key):
         number = int(state.step) + 1
         control.at.get(number, lambda: None)()
         state, losses = jitted.step(state, batch, key)
+        if number in control.spoil:
+            state = state.replace(params=jax.tree.map(lambda x: x / 0, state.params))
         return state, losses.replace(**control.loss.get(number, {}))
 
     def variables():
         return {"params": {"base_model": {"kernel": jnp.zeros(16)}}, "batch_stats": {}}
 
-    def train(folder):
+    def make_run():
         settings = read(config)
         run = things.make_run(settings, make_layout())
-        run = dataclasses.replace(
+        return dataclasses.replace(
             run,
             start=Start(jitted.optimiser, run.layout, variables, variables),
-            compile=lambda *_: watched,
+            compile=lambda *_: CompiledStep(watched, flops=1e6),
             evaluate=lambda variables: control.evaluate(variables),
         )
-        return loop.train(run, folder, claim=lambda: workdirs.claim(folder, settings))
 
-    control.train = train
+    def train(folder):
+        return loop.train(make_run(), folder, lambda: workdirs.claim(folder, read(config)))
+
+    control.run, control.train = make_run, train
     return control
 
 
@@ -146,6 +155,21 @@ def kill():
 def steps_logged(folder):
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [line["step"] for line in map(json.loads, lines) if "train/loss" in line]
+
+
+def scalars(folder):
+    from tensorboardX.proto import event_pb2
+
+    found = {}
+    for path in sorted((folder / "tensorboard").glob("events.*")):
+        content = path.read_bytes()
+        while content:
+            (size,) = struct.unpack("<Q", content[:8])
+            event = event_pb2.Event.FromString(content[12 : 12 + size])
+            content = content[16 + size :]
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return found
 
 
 def evaluated(folder):
@@ -223,10 +247,139 @@ def test_another_seed_sees_other_pairs_and_draws_other_dropout(config, cheap, un
 def test_a_loss_that_is_not_finite_is_named_and_not_saved(config, cheap, tmp_path):
     config.train.log_every = 50  # looked at before a save all the same
     cheap.loss[6] = {"loss_tas": jnp.float32(np.nan)}
-    with pytest.raises(NonFiniteLossError, match=r"loss_tas is nan at step 6.*base_lr"):
+    with pytest.raises(InputError, match=r"loss_tas is nan at step 6, whose dives.*base_lr"):
         cheap.train(tmp_path)
     with CheckpointStore(tmp_path) as store:
         assert store.steps() == [2, 4]
+
+    told = replay.read_replay(tmp_path / "replay-6.json")
+    assert (told.step, told.start, told.what) == (6, 4, "loss_tas is nan")
+    seen = []
+    cheap.at[5] = cheap.at[6] = lambda: seen.append(True)
+    lines = replay.run_again(cheap.run(), told, tmp_path)
+    assert lines[0] == "step 6: loss_tas is nan"
+    assert len(seen) == 2  # steps 5 and 6 alone
+    assert [line.split()[1].rstrip(",") for line in lines[2:]] == [q for q, _ in told.dives]
+    with CheckpointStore(tmp_path) as store:
+        assert store.steps() == [2, 4]
+
+
+def test_a_gradient_that_is_not_finite_is_not_saved(cheap, tmp_path):
+    cheap.spoil.add(3)
+    with pytest.raises(InputError, match=r"gradient of params/base_model/kernel.*at step 4"):
+        cheap.train(tmp_path)  # step 4 is the first that is saved after it
+    with CheckpointStore(tmp_path) as store:
+        assert store.steps() == [2]
+    told = replay.read_replay(tmp_path / "replay-4.json")
+    lines = replay.run_again(cheap.run(), told, tmp_path)
+    assert lines[0] == "step 3: the gradient of params/base_model/kernel is not finite"
+
+
+def test_a_replay_of_values_that_stay_finite_says_so(cheap, tmp_path):
+    cheap.train(tmp_path)
+    told = replay.Replay(9, 8, "loss is nan", ())
+    assert "finite values this time" in replay.run_again(cheap.run(), told, tmp_path)[0]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"step": 1}', '{"step": 1, "start": 3}'])
+def test_a_replay_file_of_something_else_is_refused(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(InputError, match=r"--replay=.*x.json: expected the file replay-STEP.json"):
+        replay.read_replay(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_step_at_hand(cheap, unbroken, tmp_path, number):
+    cheap.at[5] = lambda: os.kill(os.getpid(), number)
+    with interruption.raising():
+        with pytest.raises(interruption.Interrupted, match="step 5 of 9, which is saved") as ended:
+            cheap.train(tmp_path)
+    assert ended.value.number == number
+    with CheckpointStore(tmp_path) as store:
+        assert store.steps() == [4, 5]
+    del cheap.at[5]
+    same(cheap.train(tmp_path), unbroken.state)
+    assert steps_logged(tmp_path) == unbroken.logged
+
+
+def test_a_second_signal_ends_at_once(cheap, tmp_path):
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    cheap.at[5] = twice
+    with pytest.raises(interruption.Interrupted, match="ended by SIGINT"):
+        cheap.train(tmp_path)
+    with CheckpointStore(tmp_path) as store:
+        assert store.steps() == [2, 4]
+
+
+def test_a_signal_ends_an_evaluation_at_once_and_it_comes_again(cheap, tmp_path):
+    evaluate = cheap.evaluate
+    cheap.evaluate = lambda variables: os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(interruption.Interrupted):
+        cheap.train(tmp_path)
+    cheap.evaluate = evaluate
+    cheap.train(tmp_path)
+    assert evaluated(tmp_path) == [9]
+
+
+def test_a_second_training_in_a_workdir_is_refused_and_the_first_goes_on(cheap, unbroken, tmp_path):
+    refused = []
+
+    def second():
+        del cheap.at[5]
+        with pytest.raises(InputError, match=r"is in use by a training, process \d+ on .* since"):
+            cheap.train(tmp_path)
+        refused.append(True)
+
+    cheap.at[5] = second
+    same(cheap.train(tmp_path), unbroken.state)
+    assert refused == [True]
+    assert steps_logged(tmp_path) == unbroken.logged
+
+
+def test_every_row_is_in_tensorboard_once_after_kills(cheap, tmp_path):
+    for step in (4, 7):
+        cheap.at[step] = kill
+        with pytest.raises(Killed):
+            cheap.train(tmp_path)
+        del cheap.at[step]
+    evaluate, cheap.evaluate = cheap.evaluate, lambda variables: kill()
+    with pytest.raises(Killed):
+        cheap.train(tmp_path)
+    cheap.evaluate = evaluate
+    # A kill between the row of an evaluation and its place beside the checkpoint.
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "test/spearman": 0.5}\n{"step": 9, "te')
+    cheap.train(tmp_path)
+    rows = scalars(tmp_path)
+    assert [step for step, _ in rows["train/loss"]] == list(range(1, 10))
+    assert rows["test/spearman"] == [(9, 0.5)]
+    assert evaluated(tmp_path) == [9]
+
+
+def test_rates_are_measured_and_trackers_take_all_rows(cheap, tmp_path):
+    taken = []
+    tracker = types.SimpleNamespace(
+        write=lambda step, values: taken.append((step, values)), close=lambda: taken.append(None)
+    )
+    run = dataclasses.replace(cheap.run(), trackers=[lambda folder: tracker], peak_flops=1e12)
+    loop.train(run, tmp_path, claim=lambda: None)
+    assert [step for step, _ in taken[:-1]] == [*range(1, 10), 9]
+    assert taken[-1] is None
+    speed = {name for name in taken[0][1] if name.startswith("speed/")}
+    assert speed == {
+        f"speed/{name}"
+        for name in ("steps_per_second", "pairs_per_second", "step_seconds", "input_wait_share")
+        + ("tflops_per_second", "flops_utilisation")
+    }
+    assert 0 <= taken[3][1]["speed/input_wait_share"] <= 1
+
+
+def test_steps_are_profiled(cheap, tmp_path):
+    loop.train(cheap.run(), tmp_path, claim=lambda: None, profile=range(3, 5))
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
 def test_the_best_checkpoint_is_kept(config, cheap, tmp_path):
