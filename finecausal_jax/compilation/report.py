@@ -13,6 +13,7 @@ from finecausal_jax.compilation.hardware import Topology
 from finecausal_jax.runtime.console import add_columns, make_console
 from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.runtime.files import write_atomically
+from finecausal_jax.runtime.json_files import not_expected, read_json
 from finecausal_jax.runtime.memory import GIB
 
 
@@ -99,15 +100,13 @@ def earlier_estimates(
     """
     if not path.exists():
         return []
+    expected, mend = "results of `compile`", "choose another --workdir"
+    content = read_json(path, expected, mend)
     try:
-        content = json.loads(path.read_text())
         saved = dict(content["config"])
         found = [Estimate.from_json(row) for row in content["estimates"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: expected results of `compile`, found something else ({error}); choose "
-            "another --workdir"
-        ) from error
+        raise not_expected(path, expected, error, mend) from error
     changed = differences(saved)
     if changed:
         raise InputError(

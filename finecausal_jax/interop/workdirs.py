@@ -21,6 +21,7 @@ from orbax.checkpoint import v1 as ocp
 from finecausal_jax.runtime.checkpoints import FOLDER, CheckpointStore, load_undamaged
 from finecausal_jax.runtime.checksums import write_checksums
 from finecausal_jax.runtime.errors import InputError
+from finecausal_jax.runtime.json_files import not_expected, read_json
 from finecausal_jax.runtime.metrics_log import FILE, read_rows
 
 UNUSED = "unused"  # beside training's items: tensors that only the reference holds
@@ -113,7 +114,13 @@ def load_items(workdir: str | pathlib.Path, step: int, names: Sequence[str]) -> 
 def read_origin(workdir: str | pathlib.Path) -> dict[str, Any]:
     """What `save_new` noted about a converted checkpoint; empty for a run that began here."""
     path = pathlib.Path(workdir) / ORIGIN_FILE
-    return json.loads(path.read_text()) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    expected, mend = "where a converted checkpoint comes from", "convert again"
+    origin = read_json(path, expected, mend)
+    if not isinstance(origin, dict):
+        raise not_expected(path, expected, type(origin).__name__, mend)
+    return origin
 
 
 def read_metrics(workdir: str | pathlib.Path, step: int) -> list[dict[str, Any]]:

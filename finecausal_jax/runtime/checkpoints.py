@@ -31,6 +31,7 @@ from orbax.checkpoint import v1 as ocp
 from finecausal_jax.runtime.checksums import damaged, write_checksums
 from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.runtime.files import write_atomically
+from finecausal_jax.runtime.json_files import not_expected, read_json
 
 FOLDER = "checkpoints"
 EVALUATION = "evaluation.json"
@@ -248,15 +249,15 @@ def read_evaluation(checkpoint: pathlib.Path) -> dict[str, float]:
       InputError: the file is damaged.
     """
     path = checkpoint / EVALUATION
-    try:
-        return {str(name): float(value) for name, value in json.loads(path.read_text()).items()}
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(
-            f"{path}: expected the metrics of a checkpoint as JSON, found something else; delete "
-            "the file, and `launch.py train` evaluates again where that is the latest checkpoint"
-        ) from error
+    expected = "the metrics of a checkpoint"
+    mend = "delete it, and `launch.py train` evaluates again where this is the latest checkpoint"
+    content = read_json(path, expected, mend)
+    try:
+        return {str(name): float(value) for name, value in content.items()}
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise not_expected(path, expected, error, mend) from error
 
 
 class _Best:

@@ -19,7 +19,6 @@ import itertools
 import json
 import os
 import pathlib
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -170,8 +169,17 @@ def load_bank(folder: str | os.PathLike[str], fingerprint: Fingerprint) -> dict[
             "began it goes on"
         )
     encodings: dict[Key, Encoding] = {}
+    first = None
     for name, count in counts.items():
-        encodings |= _read_shard(folder / name, count)
+        shard = _read_shard(folder / name, count)
+        shapes = {tuple(x.shape for x in jax.tree.leaves(one)) for one in shard.values()}
+        first = first or shapes
+        if shapes != first:
+            raise InputError(
+                f"{folder / name} holds features of other shapes than the shards before it; delete "
+                "it and run the `launch.py bank` command again"
+            )
+        encodings |= shard
     return encodings
 
 
@@ -196,6 +204,7 @@ def _read_shard(path: pathlib.Path, count: int) -> dict[Key, Encoding]:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         keys = zip(arrays["competition"].tolist(), arrays["index"].tolist(), strict=True)
+        _check_arrays(arrays, count)
         encodings = {
             key: Encoding(
                 Features(**{name: arrays[name][i] for name in _FEATURES}),
@@ -204,7 +213,7 @@ def _read_shard(path: pathlib.Path, count: int) -> dict[Key, Encoding]:
             )
             for i, key in enumerate(keys)
         }
-    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged archives make zipfile and NumPy raise nearly anything
         raise InputError(
             f"{path} cannot be read ({type(error).__name__}: {error}); delete it and run the "
             "`launch.py bank` command again, which makes missing shards"
@@ -215,6 +224,15 @@ def _read_shard(path: pathlib.Path, count: int) -> dict[Key, Encoding]:
             "`launch.py bank` command again"
         )
     return encodings
+
+
+def _check_arrays(arrays: Mapping[str, np.ndarray], count: int) -> None:
+    """Raises ValueError where a shard's arrays are not of so many dives, or hold no numbers."""
+    for name, array in arrays.items():
+        if array.shape[:1] != (count,):
+            raise ValueError(f"{name} has shape {array.shape}, expected {count} dives")
+        if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
+            raise ValueError(f"{name} holds values that are infinite or no numbers")
 
 
 def _hash_of_tree(tree: Any) -> str:

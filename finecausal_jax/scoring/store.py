@@ -13,6 +13,7 @@ from typing import Any
 
 from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.runtime.files import check_folder, write_atomically
+from finecausal_jax.runtime.json_files import not_expected, read_json
 
 INDEX = "bank.json"
 Shards = dict[str, tuple[str, int, int]]  # file -> its split, first row and number of rows
@@ -88,18 +89,18 @@ def read_index(folder: pathlib.Path) -> dict[str, Any] | None:
     path = folder / INDEX
     if not path.is_file():
         return None
-    mend = f"delete {folder} and make the bank again"
+    expected, mend = "a bank's index", f"delete {folder} and make the bank again"
+    index = read_json(path, expected, mend)
     try:
-        index = json.loads(path.read_text())
         fields = index["fingerprint"]
         shards = {
             str(name): (str(split), int(first), int(count))
             for name, (split, first, count) in index["shards"].items()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is no bank's index ({error}); {mend}") from error
+        raise not_expected(path, expected, error, mend) from error
     if not isinstance(fields, dict) or any(pathlib.PurePath(n).name != n for n in shards):
-        raise InputError(f"{path} is no bank's index; {mend}")
+        raise not_expected(path, expected, "other fields", mend)
     return {"fingerprint": fields, "shards": shards}
 
 

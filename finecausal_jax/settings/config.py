@@ -75,22 +75,21 @@ def to_json(settings: Settings) -> str:
     return json.dumps(dataclasses.asdict(settings), indent=2, sort_keys=True) + "\n"
 
 
-def from_json(text: str, where: str) -> Settings:
+def from_tree(tree: Any, where: str) -> Settings:
     """The settings that `to_json` wrote.
 
     Args:
-      text: JSON.
+      tree: what the JSON holds.
       where: the file, for the error.
 
     Raises:
       InputError: it is no config.
     """
     try:
-        tree = json.loads(text)
         if not isinstance(tree, dict):
             raise InputError(f"expected an object, found {type(tree).__name__}")
         return read(tree)
-    except (ValueError, RecursionError) as error:
+    except InputError as error:
         raise InputError(f"{where} is no config of this version: {error}") from error
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection
 
 from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.runtime.files import write_atomically
+from finecausal_jax.runtime.json_files import read_json
 from finecausal_jax.settings import config as configs
 from finecausal_jax.settings.schema import FIXED_IN_SCORING, FIXED_ON_RESUME, Affects, Settings
 
@@ -21,7 +22,10 @@ def saved_settings(workdir: str | os.PathLike[str]) -> Settings | None:
       InputError: the file is no config.
     """
     path = pathlib.Path(workdir) / CONFIG_FILE
-    return configs.from_json(path.read_text(), str(path)) if path.is_file() else None
+    if not path.is_file():
+        return None
+    mend = "put the run's config.json back, or choose a new --workdir"
+    return configs.from_tree(read_json(path, "the config of a run", mend), str(path))
 
 
 def claim(workdir: str | os.PathLike[str], settings: Settings) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 from finecausal_jax.runtime.checkpoints import CheckpointStore, has_checkpoints
 from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.runtime.files import write_atomically
+from finecausal_jax.runtime.json_files import not_expected, read_json
 from finecausal_jax.runtime.progress import progress
 from finecausal_jax.training.run import Run
 from finecausal_jax.training.state import TrainState
@@ -58,18 +59,17 @@ def read_replay(path: str | os.PathLike[str]) -> Replay:
     Raises:
       InputError: the file is something else.
     """
+    expected = "what a training wrote into its workdir as replay-STEP.json"
+    mend = "give the file that the training named when a value was not finite"
+    content = read_json(path, expected, mend)
     try:
-        content = json.loads(pathlib.Path(path).read_text())
         step, start = int(content["step"]), int(content["start"])
         dives = tuple((str(query), str(exemplar)) for query, exemplar in content["dives"])
         if not 0 <= start < step:
             raise ValueError(f"step {step} does not follow step {start}")
         return Replay(step, start, str(content["what"]), dives)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(
-            f"--replay={path}: expected the file replay-STEP.json that a training wrote into its "
-            f"workdir when a value was not finite ({type(error).__name__}: {error})"
-        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise not_expected(path, expected, error, mend) from error
 
 
 def dives_of(batch: Any, keys: Sequence[str]) -> tuple[tuple[str, str], ...]:

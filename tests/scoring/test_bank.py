@@ -16,6 +16,7 @@ import pytest
 
 from finecausal_jax.data.preprocessing import Preprocessing
 from finecausal_jax.models.finecausal import FineCausal
+from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.runtime.layout import Layout
 from finecausal_jax.scoring import bank, protocol
 from finecausal_jax.scoring.protocol import Choice
@@ -316,6 +317,25 @@ def test_a_truncated_shard_is_named_and_mended_by_deleting_it(build, load, built
     assert content(built) == before
 
 
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda array: np.full_like(array, np.nan), "holds values that are infinite or no numbers"),
+        (lambda array: array[:1], "expected 2 dives"),
+        (lambda array: array[:, :-1], "features of other shapes than the shards before it"),
+    ],
+)
+def test_a_shard_of_other_values_or_shapes_is_named(load, built, change, found):
+    """As somebody's script may write it, whole as a file."""
+    shard = built / "train-00001.npz"
+    with np.load(shard) as file:
+        arrays = dict(file)
+    np.savez(shard, **arrays | {"frame_feature": change(arrays["frame_feature"])})
+    with pytest.raises(InputError, match=r"train-00001\.npz .*; delete it and run") as caught:
+        load(built)
+    assert found in str(caught.value)
+
+
 def test_a_changed_byte_in_a_shard_is_found(load, built):
     shard = built / "train-00001.npz"
     data = bytearray(shard.read_bytes())
@@ -334,7 +354,7 @@ def test_a_folder_that_is_no_bank_is_left_alone(build, load, tmp_path):
     with pytest.raises(ValueError, match=r"no exemplar bank in .*`launch\.py bank` makes one"):
         load(tmp_path)
     (tmp_path / "bank.json").write_text(json.dumps({"shards": []}))
-    with pytest.raises(ValueError, match=r"bank\.json is no bank's index.*make the bank again"):
+    with pytest.raises(ValueError, match=r"bank\.json: expected a bank's.*make the bank again"):
         load(tmp_path)
     assert sorted(content(tmp_path)) == ["bank.json", "notes.txt"]
 

@@ -3,12 +3,14 @@
 import ast
 import dataclasses
 import inspect
+import json
 import pathlib
 
 import pytest
 
 from configs import demo
 from finecausal_jax.models.finecausal import FineCausal
+from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.settings import config as configs
 from finecausal_jax.settings import default_config, read, schema, workdirs
 from finecausal_jax.settings.schema import Affects
@@ -20,7 +22,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 def test_the_defaults_come_back():
     settings = read(default_config())
     assert settings == schema.Settings()
-    assert configs.from_json(configs.to_json(settings), "config.json") == settings
+    assert configs.from_tree(json.loads(configs.to_json(settings)), "config.json") == settings
     assert read({}) == settings  # what an older version's config lacks has its default
 
 
@@ -46,10 +48,22 @@ def test_everything_wrong_is_told_at_once():
     ]
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"model": {"width": "wide"}}', "[" * 100_000])
-def test_a_file_that_is_no_config_is_named(text):
-    with pytest.raises(ValueError, match="run/config.json is no config of this version"):
-        configs.from_json(text, "run/config.json")
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("[]", "is no config of this version: expected an object, found list"),
+        ('{"model": {"width": "wide"}}', "is no config of this version: config.model.width"),
+        ("{", "expected the config of a run, found no JSON"),
+        ("[" * 100_000, "expected the config of a run, found no JSON"),
+        ("", "expected the config of a run, found an empty file; put the run's config.json back"),
+        ("\0", "expected the config of a run, found no JSON"),
+    ],
+)
+def test_a_file_that_is_no_config_is_named(tmp_path, text, found):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InputError, match="config.json") as caught:
+        workdirs.saved_settings(tmp_path)
+    assert found in str(caught.value)
 
 
 def test_help_has_every_key_with_its_value():

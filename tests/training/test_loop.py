@@ -284,7 +284,7 @@ def test_a_replay_of_values_that_stay_finite_says_so(cheap, tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", '{"step": 1}', '{"step": 1, "start": 3}'])
 def test_a_replay_file_of_something_else_is_refused(tmp_path, text):
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(InputError, match=r"--replay=.*x.json: expected the file replay-STEP.json"):
+    with pytest.raises(InputError, match=r"x.json: expected what a training wrote"):
         replay.read_replay(tmp_path / "x.json")
 
 
