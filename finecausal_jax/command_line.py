@@ -6,7 +6,10 @@ Nothing here imports JAX: help comes at once, and a command imports what it need
 from __future__ import annotations
 
 import ast
+import errno
 import importlib
+import itertools
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -28,6 +31,19 @@ there was too little memory. It takes less with a smaller --config.train.batch_s
 in training on a GPU or TPU with --config.model.remat=blocks. `launch.py compile` looks for the
 largest batch that fits a device. Files written before are whole: a training goes on in its
 --workdir with another remat; with another batch or dtype it needs a new one."""
+# Errors of the system that say all that there is to say; what was being written is not half there.
+_GO_ON = "what was written before is whole, and the same command goes on from it"
+_OF_DISKS = {
+    errno.ENOSPC: f"make room; {_GO_ON}",
+    errno.EDQUOT: f"make room; {_GO_ON}",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EIO: f"see to the disk; {_GO_ON}",
+    errno.ESTALE: f"see to the network file system; {_GO_ON}",
+}
+_NO_CONFIG = "expected a file with a function get_config()"
+_BEGIN_WITH = (
+    "A config file begins with finecausal_jax.settings.default_config(), which has them all"
+)
 USAGE = """\
 Runs one command of FineCausal in JAX.
 
@@ -59,6 +75,8 @@ def main(argv: Sequence[str], root: pathlib.Path) -> int:
     name, rest = argv[1], list(argv[2:])
     command = importlib.import_module(_module(found[name], root))
     _define_flags(command)
+    if "config" in flags.FLAGS:
+        _check_config_files(rest)
     if is_help(argv):
         print(help_text(name, command, rest))
         return 0
@@ -124,8 +142,8 @@ def run(command: Any, rest: Sequence[str]) -> int:
       rest: what was no flag, after the program's name.
 
     Returns:
-      Its exit code; 2 where it refuses its input, which standard error then explains; 128 and the
-      signal's number where one ended it.
+      Its exit code; 2 where it refuses its input and 1 where disks failed, which standard error
+      then explains; 128 and the signal's number where one ended it.
     """
     from absl import logging
 
@@ -148,6 +166,10 @@ def run(command: Any, rest: Sequence[str]) -> int:
         print(f"launch.py: {error}", file=sys.stderr)
         return 2
     except Exception as error:
+        workdir = flags.FLAGS["workdir"].value if "workdir" in flags.FLAGS else None
+        if refused := _refused_by_system(error, workdir):
+            print(f"launch.py: {refused}", file=sys.stderr)
+            return 1
         advice = _advice(error)
         if advice:
             error.add_note(f"launch.py: {advice}")
@@ -174,22 +196,61 @@ def _parse(argv: Sequence[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
-        return _refuse(f"{error}. `launch.py COMMAND --help` lists the flags")
+        # Of a config file that raises, absl gives the whole traceback, its last line says why.
+        text = str(error).strip().splitlines()[-1] if "Traceback" in str(error) else error
+        return _refuse(f"{text}. `launch.py COMMAND --help` lists the flags")
     except (AttributeError, KeyError) as error:
         # ml_collections passes on a KeyError's text, which is quoted with its line breaks.
         text = str(error.args[0]).strip("\"'").replace("\\'", "'").replace("\\n", "\n")
-        return _refuse(f"--config has no such key: {text}")
+        if "no attribute 'get_config" in text:
+            return _refuse(f"--config: {_NO_CONFIG}, found no such function")
+        return _refuse(f"--config has no such key: {text}. {_BEGIN_WITH}")
     if "config" in flags.FLAGS and flags.FLAGS.config is not None:
-        try:
-            flags.FLAGS.config.to_dict()  # a missing file shows only where the config is used
-        except OSError:
-            return _refuse(f"--config: cannot read {flags.FLAGS['config'].config_filename!r}")
+        if not hasattr(flags.FLAGS.config, "to_dict"):
+            found = type(flags.FLAGS.config).__name__
+            return _refuse(f"--config: {_NO_CONFIG} that returns a ConfigDict, found {found}")
     return rest
+
+
+def _check_config_files(argv: Sequence[str]) -> None:
+    """Refuses a config file that is not there, which ml_collections tells of only when it is used.
+
+    Args:
+      argv: all flags; a file may have text behind a colon, for its `get_config`.
+    """
+    for one, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
+        name, is_there, value = one.partition("=")
+        if name in ("-config", "--config"):
+            text = value if is_there else following
+            path = pathlib.Path(text.partition(":")[0])
+            if path.suffix != ".py" or not path.is_file():
+                found = "something else" if path.exists() else "no such file"
+                _refuse(
+                    f"--config={text}: expected a Python file such as configs/demo.py, found "
+                    f"{found}"
+                )
 
 
 def _refuse(problem: str) -> NoReturn:
     print(f"launch.py: {problem}", file=sys.stderr)
     sys.exit(2)
+
+
+def _refused_by_system(error: BaseException, workdir: str | None) -> str:
+    """One sentence where the machine's disks failed, not this program; empty for another fault."""
+    if workdir and isinstance(error, FileNotFoundError) and not pathlib.Path(workdir).exists():
+        return f"{workdir} is gone: it was moved or deleted while the command ran"
+    seen: list[BaseException] = []
+    while error not in seen:
+        seen.append(error)
+        for number, sentence in _OF_DISKS.items():
+            of_system = isinstance(error, OSError) and error.errno == number
+            # Of TensorStore, which writes arrays, there is only the text.
+            if of_system or os.strerror(number) in str(error):
+                name = getattr(error, "filename", None)
+                return f"{f'{name}: ' if name else ''}{os.strerror(number).lower()}: {sentence}"
+        error = error.__cause__ or error.__context__ or error
+    return ""
 
 
 def _advice(error: Exception) -> str:

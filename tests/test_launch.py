@@ -1,5 +1,6 @@
 """The command line, the configs and what importing does."""
 
+import errno
 import itertools
 import os
 import pathlib
@@ -85,6 +86,46 @@ def test_a_config_file_that_does_not_exist_is_named():
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (
+            ["--config=nope.py", "--config.train.epochs=2"],
+            "--config=nope.py: .*, found no such file",
+        ),
+        (["--config", "nope.py"], "found no such file"),
+        (["--config="], "found something else"),
+        (["--config=configs"], "found something else"),
+        (["--config=README.md"], "--config=README.md: expected a Python file.* something else"),
+        (["--config=configs/demo.py", "--config=nope.py:small"], "--config=nope.py:small: "),
+    ],
+)
+def test_what_is_no_config_file_is_refused_before_it_is_used(capsys, monkeypatch, arguments, found):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as caught:
+        command_line._check_config_files(["--workdir=x", *arguments])
+    assert caught.value.code == 2
+    assert re.search(found, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("x = 1", r"expected a file with a function get_config\(\), found no such function"),
+        ("def get_config():\n  return 3", "that returns a ConfigDict, found int"),
+        (
+            "import ml_collections as m\ndef get_config():\n  return m.ConfigDict({'model': 3})",
+            "config.model is 3, expected the keys of a section",
+        ),
+    ],
+)
+def test_a_config_file_of_something_else_is_explained(tmp_path, text, found):
+    (tmp_path / "other.py").write_text(text)
+    result = launch("train", f"--config={tmp_path / 'other.py'}", f"--workdir={tmp_path / 'run'}")
+    assert result.returncode == 2
+    assert re.fullmatch(f"launch.py: .*{found}.*\n", result.stderr)
+
+
 def test_importing_starts_no_device_and_no_other_framework():
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
@@ -145,6 +186,35 @@ def test_a_device_or_memory_that_fails_is_explained_below_the_traceback(error, s
     notes = getattr(caught.value, "__notes__", [])
     assert len(notes) == bool(said)
     assert all(said in note for note in notes)
+
+
+def _error(number, name):
+    return OSError(number, os.strerror(number), name)
+
+
+def _of_arrays():
+    error = RuntimeError("saving failed")
+    error.__cause__ = ValueError("Error writing 0: No space left on device [source locations='x']")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (_error(errno.ENOSPC, "a/b.jsonl"), "a/b.jsonl: no space left on device: make room; what"),
+        (_of_arrays(), "no space left on device: make room; what was written before is whole"),
+        (_error(errno.EROFS, "/mnt/x"), "/mnt/x: read-only file system: choose a folder that can"),
+        (_error(errno.ENOENT, "gone/x"), "gone is gone: it was moved or deleted while the command"),
+    ],
+)
+def test_disks_that_fail_are_told_in_one_line(capsys, error, said):
+    def run(_):
+        raise error
+
+    if error.args[0] != errno.ENOENT:  # which takes a --workdir
+        assert command_line.run(types.SimpleNamespace(run=run), ["launch.py"]) == 1
+        assert capsys.readouterr().err.startswith(f"launch.py: {said}")
+    assert command_line._refused_by_system(error, "gone").startswith(said)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

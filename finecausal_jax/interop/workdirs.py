@@ -10,7 +10,6 @@ import json
 import os
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,9 @@ from orbax.checkpoint import v1 as ocp
 from finecausal_jax.runtime.checkpoints import FOLDER, CheckpointStore, load_undamaged
 from finecausal_jax.runtime.checksums import write_checksums
 from finecausal_jax.runtime.errors import InputError
+from finecausal_jax.runtime.files import temporary_neighbour, write_atomically
 from finecausal_jax.runtime.json_files import not_expected, read_json
+from finecausal_jax.runtime.locks import only_one
 from finecausal_jax.runtime.metrics_log import FILE, read_rows
 
 UNUSED = "unused"  # beside training's items: tensors that only the reference holds
@@ -33,7 +34,8 @@ def save_new(
 ) -> pathlib.Path:
     """Writes the first checkpoint of a workdir, all of it or nothing.
 
-    It is written beside the workdir and moved there when complete.
+    It is written beside its place, which may be a link to another disk, and moved there when
+    complete.
 
     Args:
       workdir: made where missing; may hold other files, such as the run's config.
@@ -48,24 +50,22 @@ def save_new(
       InputError: there are checkpoints already.
     """
     folder = pathlib.Path(workdir).absolute()
-    target = folder / FOLDER
-    refuse_checkpoints(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    stage = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial.", dir=folder.parent))
-    try:
-        with _as_they_are():
-            ocp.save_checkpointables(stage / FOLDER / str(step), dict(items))
-        write_checksums(stage / FOLDER / str(step))
-        (stage / ORIGIN_FILE).write_text(json.dumps(origin, indent=2) + "\n")
-        folder.mkdir(exist_ok=True)
-        if target.exists():
-            target.rmdir()  # empty, see above
-        os.replace(stage / ORIGIN_FILE, folder / ORIGIN_FILE)
-        # Last, since it makes the checkpoint visible.
-        os.replace(stage / FOLDER, target)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-    return target / str(step)
+    text = json.dumps(origin, indent=2) + "\n"
+    with only_one(folder, "a conversion"):
+        refuse_checkpoints(folder)
+        target = (folder / FOLDER).resolve()
+        stage = temporary_neighbour(target)
+        try:
+            with _as_they_are():
+                ocp.save_checkpointables(stage / str(step), dict(items))
+            write_checksums(stage / str(step))
+            write_atomically(folder / ORIGIN_FILE, lambda path: path.write_text(text))
+            if target.exists():
+                target.rmdir()  # empty, see above
+            os.replace(stage, target)  # last, since it makes the checkpoint visible
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+    return folder / FOLDER / str(step)
 
 
 def refuse_checkpoints(workdir: str | pathlib.Path) -> None:

@@ -1,8 +1,11 @@
 """Files that appear whole or not at all, in folders that can hold them."""
 
+import glob
 import itertools
 import os
 import pathlib
+import platform
+import shutil
 import stat
 import uuid
 from collections.abc import Callable
@@ -31,7 +34,7 @@ def write_atomically(
     if not leads():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    temporary = temporary_neighbour(path)
     # Not mkstemp, whose private file would keep a web server or colleague out. A umask can only be
     # read by changing it, for all threads; the new file shows what it makes of the mode.
     temporary.touch(mode=0o666, exist_ok=False)
@@ -43,6 +46,22 @@ def write_atomically(
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def temporary_neighbour(path: pathlib.Path) -> pathlib.Path:
+    """A free name beside a file or folder, for what takes its place once it is complete.
+
+    Whatever is left there under such names by processes that were killed is removed.
+    """
+    for stray in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        host, _, process = stray.name[len(path.name) + 2 :].rsplit(".", 2)[0].rpartition("-")
+        if host == platform.node() and process.isdecimal() and not _runs(int(process)):
+            if stray.is_dir():
+                shutil.rmtree(stray, ignore_errors=True)
+            else:
+                stray.unlink(missing_ok=True)
+    owner = f"{platform.node()}-{os.getpid()}"
+    return path.with_name(f".{path.name}.{owner}.{uuid.uuid4().hex[:8]}.partial")
 
 
 def check_folder(path: str | os.PathLike[str], name: str, *, writable: bool = True) -> None:
@@ -85,3 +104,14 @@ def keep_earlier(*paths: pathlib.Path) -> list[pathlib.Path]:
     for path, new in zip(present, kept, strict=True):
         path.rename(new)
     return kept
+
+
+def _runs(process: int) -> bool:
+    """Whether a process of this machine is there."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True

@@ -16,6 +16,7 @@ from finecausal_jax.runtime.errors import InputError
 
 FILE = ".lock"
 _HOLDER = ".lock.holder"  # says who has the lock; the lock itself is the kernel's
+FILES = (FILE, _HOLDER)
 
 
 @contextlib.contextmanager
@@ -26,7 +27,7 @@ def only_one(folder: str | os.PathLike[str], what: str) -> Iterator[None]:
     too where they have locks at all; where not, a warning says so.
 
     Args:
-      folder: created where missing.
+      folder: created where missing; gone again at the end if nothing was put into it.
       what: the work, for whoever comes second: "a training".
 
     Raises:
@@ -38,6 +39,7 @@ def only_one(folder: str | os.PathLike[str], what: str) -> Iterator[None]:
         yield
         return
     folder = pathlib.Path(folder)
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / FILE, timeout=0, fallback_to_soft=False)
     try:
@@ -65,6 +67,10 @@ def only_one(folder: str | os.PathLike[str], what: str) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):  # the folder may have been taken away
             (folder / _HOLDER).unlink()
+            # Safe while it is held: filelock gives up a lock on a file that is gone.
+            (folder / FILE).unlink()
+            if made:
+                folder.rmdir()  # refused where there is anything in it
         lock.release()
 
 

@@ -29,7 +29,8 @@ from finecausal_jax.data.dives import DATASET_NAME, DATASET_VERSION, SPLITS
 from finecausal_jax.data.sources import Dives
 from finecausal_jax.models.outputs import Features
 from finecausal_jax.runtime.errors import InputError
-from finecausal_jax.runtime.files import write_atomically
+from finecausal_jax.runtime.files import check_folder, write_atomically
+from finecausal_jax.runtime.locks import only_one
 from finecausal_jax.scoring import store
 from finecausal_jax.scoring.features import Encoding, Key
 from finecausal_jax.scoring.metrics import MaskCounts
@@ -109,21 +110,23 @@ def build_bank(
     sizes = {split: len(source.infos) for split, source in sources.items()}
     shards = store.plan(sizes, -(-shard_dives // batch) * batch)
     index = {"fingerprint": fingerprint, "shards": shards}
-    shards = store.claim(folder, index, overwrite)
+    check_folder(folder, "--output")
     encoded = 0
-    for split, source in sources.items():
-        missing = {
-            name: range(first, first + count)
-            for name, (of_split, first, count) in shards.items()
-            if of_split == split and not (folder / name).exists()
-        }
-        rows = list(itertools.chain(*missing.values()))
-        encodings = scorer.encode(source, rows, f"{split} dives")
-        with contextlib.closing(encodings):
-            for name, share in missing.items():
-                part = list(itertools.islice(encodings, len(share)))
-                write_atomically(folder / name, lambda path, part=part: _write_shard(path, part))
-                encoded += len(part)
+    with only_one(folder, "a bank"):
+        shards = store.claim(folder, index, overwrite)
+        for split, source in sources.items():
+            missing = {
+                name: range(first, first + count)
+                for name, (of_split, first, count) in shards.items()
+                if of_split == split and not (folder / name).exists()
+            }
+            rows = list(itertools.chain(*missing.values()))
+            encodings = scorer.encode(source, rows, f"{split} dives")
+            with contextlib.closing(encodings):
+                for name, share in missing.items():
+                    part = list(itertools.islice(encodings, len(share)))
+                    write_atomically(folder / name, functools.partial(_write_shard, part=part))
+                    encoded += len(part)
     return encoded
 
 
@@ -183,8 +186,8 @@ def load_bank(folder: str | os.PathLike[str], fingerprint: Fingerprint) -> dict[
     return encodings
 
 
-def _write_shard(path: pathlib.Path, encodings: Sequence[tuple[Key, Encoding]]) -> None:
-    keys, values = zip(*encodings, strict=True)
+def _write_shard(path: pathlib.Path, part: Sequence[tuple[Key, Encoding]]) -> None:
+    keys, values = zip(*part, strict=True)
     arrays = {
         "competition": np.array([key[0] for key in keys]),
         "index": np.array([key[1] for key in keys], np.int64),

@@ -11,8 +11,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from finecausal_jax.runtime import locks
 from finecausal_jax.runtime.errors import InputError
-from finecausal_jax.runtime.files import check_folder, write_atomically
+from finecausal_jax.runtime.files import write_atomically
 from finecausal_jax.runtime.json_files import not_expected, read_json
 
 INDEX = "bank.json"
@@ -52,11 +53,11 @@ def claim(folder: pathlib.Path, index: dict[str, Any], overwrite: bool) -> Shard
     Raises:
       InputError: another bank or other files are in the folder.
     """
-    check_folder(folder, "--output")
     for path in folder.glob(f".{INDEX}.*"):  # what a build was writing that was killed at once
         path.unlink()
     found = read_index(folder)
-    present = [path for path in folder.iterdir()] if folder.is_dir() else []
+    files = folder.iterdir() if folder.is_dir() else []
+    present = [path for path in files if path.name not in locks.FILES]
     if found is None and present:
         raise InputError(
             f"{folder} holds {present[0].name} but no {INDEX}: it is no bank; choose an empty "

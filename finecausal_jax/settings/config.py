@@ -45,7 +45,14 @@ def read(config: ml_collections.ConfigDict | Mapping[str, Any]) -> Settings:
     """
     tree = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
     flat, known = _flat(tree), schema.keys()
-    problems = [f"config.{name} is no key of a config" for name in flat if name not in known]
+    sections = {name.rpartition(".")[0] for name in known} - {""}
+    problems = [
+        f"config.{name} is {value!r}, expected the keys of a section"
+        if name in sections
+        else f"config.{name} is no key of a config"
+        for name, value in flat.items()
+        if name not in known
+    ]
     values = {}
     for name, field in known.items():
         values[name], problem = _checked(name, field, flat.get(name, field.default))

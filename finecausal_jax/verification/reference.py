@@ -7,7 +7,6 @@ Seeds, numbers of pairs and labels come from each case, so any folder of this fo
 from __future__ import annotations
 
 import importlib.util
-import json
 import pathlib
 import types
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ import numpy as np
 
 from finecausal_jax.interop.pytorch import from_pytorch
 from finecausal_jax.runtime.errors import InputError
+from finecausal_jax.runtime.json_files import read_json
 
 CASES = (
     "schedule",
@@ -73,9 +73,15 @@ class Reference:
         """The content of a case: arrays by name, or the parsed JSON."""
         path = self._files[name]
         if path.suffix == ".json":
-            return json.loads(path.read_text())
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+            return read_json(path, "a recorded case", "fetch the folder again")
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except Exception as error:  # damaged archives make zipfile and NumPy raise nearly anything
+            raise InputError(
+                f"{path}: expected a recorded case, found a file that cannot be read "
+                f"({type(error).__name__}: {error}); fetch the folder again"
+            ) from error
 
     def variables(self, seed: int) -> dict[str, Any]:
         """Flax variables of the seeded checkpoint; those of the last seed asked for are kept."""

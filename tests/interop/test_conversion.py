@@ -13,6 +13,7 @@ from finecausal_jax.interop.conversion import convert_file, load_trunks, merged
 from finecausal_jax.interop.expected import flat_leaves
 from finecausal_jax.interop.order import CAUSAL_MODULES
 from finecausal_jax.interop.pytorch import WeightsError, from_pytorch, rename_to_pytorch
+from finecausal_jax.runtime.errors import InputError
 
 
 def table_of(converted):
@@ -94,6 +95,19 @@ def test_a_failing_save_leaves_nothing(tmp_path, small_state, small_model, write
     with pytest.raises(OSError, match="no space"):
         conversion.save_converted(converted, tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["best.pth"]
+
+
+def test_checkpoints_may_be_a_link_to_another_disk(tmp_path, small_state, small_model, write_pth):
+    path = write_pth(tmp_path / "best.pth", small_state)
+    (tmp_path / "disk" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "disk" / "checkpoints")
+    saved = conversion.save_converted(convert_file(path, model=small_model), tmp_path / "run")
+    assert saved == tmp_path / "run" / "checkpoints" / "0"
+    assert (tmp_path / "run" / "checkpoints").is_symlink()
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["checkpoints"]
+    with pytest.raises(InputError, match="already holds checkpoints"):
+        conversion.save_converted(convert_file(path, model=small_model), tmp_path / "run")
 
 
 def test_fineparser_fills_what_it_has(tmp_path, small_state, small_model, small_init, write_pth):

@@ -1,9 +1,14 @@
 """Files that appear whole, and that replace no other."""
 
 import os
+import pathlib
+import signal
+import subprocess
+import sys
 
 import pytest
 
+from finecausal_jax.runtime import files
 from finecausal_jax.runtime.files import check_folder, keep_earlier, write_atomically
 
 
@@ -54,3 +59,30 @@ def test_one_process_of_several_writes(tmp_path):
     assert write_atomically(path, lambda file: file.write_text("first"), lambda: True) == path
     assert path.read_text() == "first"
     assert [one.name for one in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_what_killed_processes_left_is_cleaned_by_the_next_who_writes_there(tmp_path):
+    path = tmp_path / "x.json"
+    child = subprocess.run(
+        [sys.executable, "-c", _KILLED_AMID, str(path)], cwd=pathlib.Path(__file__).parents[2]
+    )
+    assert child.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.name.endswith(".partial")
+    own = files.temporary_neighbour(tmp_path / "y.json")  # of a process that is alive
+    own.touch()
+    elsewhere = tmp_path / ".x.json.another.machine-1.0123abcd.partial"
+    elsewhere.touch()
+    folder = tmp_path / left.name.replace("x.json", "folder")
+    (folder / "0").mkdir(parents=True)
+    files.temporary_neighbour(tmp_path / "y.json")
+    files.temporary_neighbour(tmp_path / "folder")
+    write_atomically(path, lambda file: file.write_text("second"))
+    assert set(tmp_path.iterdir()) == {path, own, elsewhere}
+
+
+_KILLED_AMID = """
+import os, pathlib, signal, sys
+from finecausal_jax.runtime.files import write_atomically
+write_atomically(pathlib.Path(sys.argv[1]), lambda path: os.kill(os.getpid(), signal.SIGKILL))
+"""

@@ -136,12 +136,12 @@ def test_a_build_that_was_stopped_ends_as_an_unbroken_one(
     build(tmp_path / "whole")
     write, shards = bank._write_shard, []
 
-    def stop(path, encodings):
+    def stop(path, part):
         if len(shards) == killed_at:
             path.write_bytes(b"half a shard")
             raise KeyboardInterrupt
         shards.append(path)
-        write(path, encodings)
+        write(path, part)
 
     with monkeypatch.context() as patch:
         patch.setattr(bank, "_write_shard", stop)
