@@ -14,7 +14,7 @@ EXTRAS := $(shell nvidia-smi >/dev/null 2>&1 && echo dev,cuda12 || echo dev)
 # PyTorch for Python 3.11 is a small CPU build; for others it is gigabytes of CUDA, and left out.
 TORCH := $(filter 3.11,$(VERSION))
 
-.PHONY: help setup setup-torch demo test test-slow check clean
+.PHONY: help setup setup-torch demo test test-slow reliability check clean
 
 help:            ## list the commands
 	@grep -E '^[a-z-]+: .*##' Makefile | sed 's/:.*##/\t/'
@@ -44,6 +44,9 @@ test: setup-torch   ## the tests, full-size ones left out; PYTHON=python3.13 for
 
 test-slow: setup-torch   ## the full-size tests
 	$(BIN)/python -m pytest -q -m slow
+
+reliability: setup-torch   ## damaged and hostile files, kills and signals; into docs/reliability.md
+	$(BIN)/python -m tests.reliability --output=docs/reliability.md
 
 check: setup-torch  ## lint, format, types and layers
 	$(BIN)/ruff check .

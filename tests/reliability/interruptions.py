@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from finecausal_jax.interop import workdirs
+from tests.reliability import small
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = pathlib.Path(__file__).with_name("small.py")
@@ -50,34 +51,58 @@ class Ending:
     problem: str = ""
 
 
-def command(workdir: pathlib.Path, data_dir: pathlib.Path) -> list[str]:
-    """The command line that trains, and goes on."""
-    return [
-        *(sys.executable, "launch.py", "train", f"--config={CONFIG}", f"--workdir={workdir}"),
-        f"--config.data.data_dir={data_dir}",
-    ]
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A training that can be started again and again.
+
+    Attributes:
+      workdir: of the run; what it prints goes to a file beside it.
+      data_dir: the built data set.
+      epochs: of eight steps.
+      cache: folder of compiled programs.
+    """
+
+    workdir: pathlib.Path
+    data_dir: pathlib.Path
+    epochs: int
+    cache: pathlib.Path
+
+    @property
+    def last_step(self) -> int:
+        """Where it ends."""
+        return self.epochs * small.STEPS_PER_EPOCH
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Starts it, in a process group of its own."""
+        command = [
+            *(sys.executable, "launch.py", "train", f"--config={CONFIG}:{self.epochs}"),
+            *(f"--workdir={self.workdir}", f"--config.data.data_dir={self.data_dir}"),
+            f"--config.train.compilation_cache={self.cache}",
+        ]
+        with self.workdir.with_suffix(".log").open("ab") as log:
+            return subprocess.Popen(
+                command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def finish(self) -> float:
+        """Lets it go to the end; returns the seconds."""
+        began = time.monotonic()
+        code = self.start().wait()
+        if code:
+            raise RuntimeError(f"a training ended with {code}: {self.workdir.with_suffix('.log')}")
+        return time.monotonic() - began
 
 
-def unbroken(workdir: pathlib.Path, data_dir: pathlib.Path) -> None:
-    """Trains to the end without a stop."""
-    with (workdir.parent / "unbroken.log").open("w") as log:
-        subprocess.run(
-            command(workdir, data_dir), cwd=ROOT, stdout=log, stderr=log, check=True, timeout=3600
-        )
-
-
-def interrupted(
-    workdir: pathlib.Path,
-    data_dir: pathlib.Path,
+def interrupt(
+    training: Training,
     signals: Sequence[int],
     seed: int,
     told: Callable[[Ending], None] = lambda ending: None,
 ) -> list[Ending]:
-    """Starts the training once for each signal, sends it, and lets a last start go to the end.
+    """Starts a training once for each signal, sends it, and lets a last start go to the end.
 
     Args:
-      workdir: of the run.
-      data_dir: the built data set.
+      training: which has not begun.
       signals: in this order.
       seed: fixes when they come, as far as a machine's pace allows.
       told: called with each ending.
@@ -85,14 +110,10 @@ def interrupted(
     rng = random.Random(seed)
     endings = []
     for index, number in enumerate(signals):
-        ending = _stop(workdir, data_dir, number, rng, amid_save=index % 3 == 2)
+        ending = _stop(training, number, rng, amid_save=index % 3 == 2)
         endings.append(ending)
         told(ending)
-    log = workdir.parent / f"{workdir.name}.log"
-    with log.open("a") as file:
-        subprocess.run(
-            command(workdir, data_dir), cwd=ROOT, stdout=file, stderr=file, check=True, timeout=3600
-        )
+    training.finish()
     return endings
 
 
@@ -122,27 +143,17 @@ def differences(workdir: pathlib.Path, unbroken: pathlib.Path, last_step: int) -
     return problems
 
 
-def _stop(
-    workdir: pathlib.Path,
-    data_dir: pathlib.Path,
-    number: int,
-    rng: random.Random,
-    amid_save: bool,
-) -> Ending:
-    began = time.monotonic()
+def _stop(training: Training, number: int, rng: random.Random, amid_save: bool) -> Ending:
+    began, workdir = time.monotonic(), training.workdir
     before = _rows(workdir)
-    log = workdir.parent / f"{workdir.name}.log"
-    with log.open("a") as file:
-        process = subprocess.Popen(
-            command(workdir, data_dir), cwd=ROOT, stdout=file, stderr=file, start_new_session=True
-        )
+    process = training.start()
     # Steps have begun once a row is written that was not there.
     while process.poll() is None and _rows(workdir) <= before:
         if time.monotonic() - began > PATIENCE_S:
             os.killpg(process.pid, signal.SIGKILL)
             return Ending(number, "start", process.wait(), -1, PATIENCE_S, "did not begin")
         time.sleep(0.02)
-    until = time.monotonic() + rng.uniform(0, 2)
+    until = time.monotonic() + rng.uniform(0, 1)
     amid = "step"
     while process.poll() is None and time.monotonic() < until + (10 if amid_save else 0):
         if amid_save and any(True for place in UNDER_WAY for _ in workdir.glob(place)):
