@@ -3,37 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 import pathlib
-import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from finecausal_jax.runtime.errors import InputError
-
-try:  # NumPy 2
-    from numpy._core import multiarray
-    from numpy._core.numeric import _frombuffer
-except ImportError:  # NumPy 1
-    from numpy.core import multiarray
-    from numpy.core.numeric import _frombuffer
+from finecausal_jax.runtime.pickled_arrays import PLAIN
+from finecausal_jax.runtime.unpickling import load, read_bytes
 
 DiveKey = tuple[str, int]
-
-# Everything that pickled arrays and scalars name, under both NumPy 1's and NumPy 2's module names.
-_ALLOWED = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): multiarray._reconstruct,
-    ("numpy.core.multiarray", "scalar"): multiarray.scalar,
-    ("numpy._core.multiarray", "_reconstruct"): multiarray._reconstruct,
-    ("numpy._core.multiarray", "scalar"): multiarray.scalar,
-    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
-    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,34 +130,13 @@ def load_pickle(path: str | os.PathLike[str]) -> Any:
       Its content.
 
     Raises:
-      ValueError: the file is missing or broken, or names anything that plain containers, arrays
-        and scalars do not need. Nothing it names is imported or called.
+      ValueError: the file is missing, damaged or too large, or names anything that plain
+        containers, arrays and scalars do not need. Nothing it names is imported or called.
     """
     try:
-        data = pathlib.Path(path).read_bytes()
+        return load(read_bytes(path), PLAIN)[0]
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror})") from None
-    try:
-        return _NumpyUnpickler(io.BytesIO(data)).load()
-    except _Refused as error:
-        raise ValueError(str(error)) from None
-    except Exception as error:  # a broken pickle can raise nearly anything
-        raise ValueError(f"is no readable pickle ({type(error).__name__}: {error})") from None
-
-
-class _Refused(pickle.UnpicklingError):
-    pass
-
-
-class _NumpyUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            raise _Refused(
-                f"asks for {module}.{name}; only NumPy arrays and scalars are allowed, so nothing "
-                "of it was run"
-            ) from None
 
 
 def _key(value: Any) -> DiveKey:

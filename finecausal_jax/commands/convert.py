@@ -8,7 +8,7 @@ and an error that lists every offending tensor. A .pth is read without running a
     python launch.py convert --source=best.pth --workdir=runs/released
     python launch.py evaluate --config=configs/finediving_hm.py --workdir=runs/released
 
-Reading a .pth needs PyTorch: pip install -e .[torch]. docs/weights.md has the mapping.
+PyTorch is not needed. docs/weights.md has the mapping.
 """
 
 from __future__ import annotations

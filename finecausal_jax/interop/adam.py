@@ -28,6 +28,7 @@ SETTINGS = {
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 Names = list[tuple[str, str]]
+MOST_STEPS = 10**9  # a few hundred thousand are usual; Adam's count here ends at 2**31
 
 
 def adam_from_pytorch(
@@ -62,11 +63,14 @@ def adam_from_pytorch(
     if problems:
         return None, problems
 
-    # NaNs count as one.
-    steps = np.unique([float(np.asarray(state["step"]).item()) for state in states.values()])
-    if len(steps) > 1 or not np.all(np.isfinite(steps)):
-        taken = ", ".join(f"{step:g}" for step in steps)
-        return None, [f"optimizer: expected one number of steps for all parameters, found {taken}"]
+    steps = {str(np.asarray(state["step"]).item()) for state in states.values()}
+    count = _whole(next(iter(steps)))
+    if len(steps) > 1 or count is None:
+        taken = ", ".join(sorted(step.removesuffix(".0") for step in steps)[:5])
+        return None, [
+            f"optimizer: expected one number of steps for all parameters, at most {MOST_STEPS}, "
+            f"found {taken[:200]}"
+        ]
     number_of = {name: number for number, name in zip(numbers, ordered, strict=True)}
     trees = []
     for moment in ("exp_avg", "exp_avg_sq"):
@@ -78,10 +82,17 @@ def adam_from_pytorch(
                 tensors.setdefault(module, {})[key] = value
         result = convert_state(tensors, expected, collections=("params",))
         problems += [f"optimizer, {moment} of {line}" for line in result.problems]
+        if moment == "exp_avg_sq":
+            problems += [
+                f"optimizer, {moment} of {module}/{key}: {negative} values are negative"
+                for module, values in tensors.items()
+                for key, value in values.items()
+                if (negative := np.count_nonzero(np.asarray(value) < 0))
+            ]
         trees.append(result.variables["params"])
     if problems:
         return None, problems
-    return {"mu": trees[0], "nu": trees[1], "count": np.array(steps[0], np.int32)}, []
+    return {"mu": trees[0], "nu": trees[1], "count": np.array(count, np.int32)}, []
 
 
 def adam_to_pytorch(
@@ -205,6 +216,15 @@ def _form_problems(optimizer: Any) -> list[str]:
         if lacking:
             problems.append(f"optimizer, number {number}: no {', '.join(lacking)} as Adam has")
     return problems
+
+
+def _whole(step: str) -> int | None:
+    """A number of steps, which newer versions of PyTorch count in floating-point numbers."""
+    try:
+        number = float(step)
+    except (ValueError, OverflowError):
+        return None
+    return int(number) if 0 <= number <= MOST_STEPS and number.is_integer() else None
 
 
 def _is_array(value: Any) -> bool:

@@ -1,30 +1,31 @@
 """Reading weight files that come from elsewhere: `.pth` without running anything, `.safetensors`.
 
-What a file is shows in its keys, not in its name. A `.pth` is a pickle: it is read with PyTorch's
-restricted unpickler (`weights_only=True`, always), which builds tensors, containers and the few
-NumPy scalars allowed here by name, and refuses all else before it could run.
+What a file is shows in its keys, not in its name. A `.pth` holds a pickle, of which only tensors,
+containers and NumPy numbers are read (`pytorch_files`); all else is refused and never runs.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
+import hashlib
 import pathlib
-import re
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from finecausal_jax.interop.names import plain_key
 from finecausal_jax.interop.order import CAUSAL_MODULES, MODULES
 from finecausal_jax.interop.pytorch import State, WeightsError
+from finecausal_jax.interop.pytorch_files import BFloat16, read_pytorch_file
+from finecausal_jax.runtime.json_files import read_json
+from finecausal_jax.runtime.unpickling import Refused
 
 FINECAUSAL, FINEPARSER = "FineCausal checkpoint", "FineParser checkpoint"
 KINETICS, RESNET = "Kinetics I3D", "ImageNet ResNet-34"
 
 CONFIG_FORMAT = "finecausal-jax"
+CHECKSUM = "sha256"  # in the metadata of a safetensors file, a format without checksums of its own
 
 # What a released checkpoint holds besides state dicts and the optimizer: numbers.
 PROGRESS = ("epoch", "epoch_best_aqa", "rho_best", "L2_min", "RL2_min")
@@ -60,7 +61,7 @@ def read_weights(path: str | pathlib.Path) -> WeightsFile:
     """Reads a `.pth` or `.safetensors` file and tells from its keys what it is.
 
     Args:
-      path: the file; `.safetensors` needs no PyTorch, anything else is read as a `.pth`.
+      path: the file; anything but `.safetensors` is read as a `.pth`. Neither needs PyTorch.
 
     Raises:
       WeightsError: the file is missing, truncated, not of a known kind, holds tensors that NumPy
@@ -71,7 +72,7 @@ def read_weights(path: str | pathlib.Path) -> WeightsFile:
         raise WeightsError(str(path), ["there is no such file"])
     if path.suffix == ".safetensors":
         return _from_safetensors(path)
-    blob = _plain(path, _load_pickle(path))
+    blob = _from_pytorch(path)
     if not isinstance(blob, dict):
         raise WeightsError(str(path), [f"expected a dict of tensors, found {_kind_of(blob)}"])
     if any(name in blob for name in MODULES):
@@ -110,7 +111,7 @@ def _released(path: pathlib.Path, blob: Mapping[str, Any]) -> WeightsFile:
 
 def _single_network(path: pathlib.Path, blob: Mapping[str, Any]) -> WeightsFile:
     """Recognises a trunk's own state dict by its first layer."""
-    keys = {str(key).removeprefix("module.") for key in blob}
+    keys = {plain_key(str(key)) for key in blob}
     if any(key.startswith("conv3d_1a_7x7.") for key in keys):
         kind, places = KINETICS, {"base_model": "backbone.", "segmenter": ""}
     elif {"conv1.weight", "bn1.weight"} <= keys and any(k.startswith("layer1.0.") for k in keys):
@@ -128,10 +129,10 @@ def _single_network(path: pathlib.Path, blob: Mapping[str, Any]) -> WeightsFile:
         )
     problems = list(_not_tensors(blob, ""))
     if len(keys) < len(blob):
-        problems.append("some keys are there both with and without the prefix module.")
+        problems.append("some keys are there both with and without a prefix such as module.")
     state = {
         module: {
-            prefix + str(key).removeprefix("module."): value
+            prefix + plain_key(str(key)): value
             for key, value in blob.items()
             if _is_tensor(key, value)
         }
@@ -140,50 +141,38 @@ def _single_network(path: pathlib.Path, blob: Mapping[str, Any]) -> WeightsFile:
     return WeightsFile(path, kind, state, None, {}, problems)
 
 
-def _load_pickle(path: pathlib.Path) -> Any:
+def _from_pytorch(path: pathlib.Path) -> Any:
     try:
-        import torch
-    except ImportError as error:
-        raise WeightsError(
-            str(path),
-            [
-                "reading a .pth needs PyTorch, which is not installed: pip install -e .[torch], or "
-                "use a .safetensors file"
-            ],
-        ) from error
-    try:
-        with torch.serialization.safe_globals(_allowed_scalars()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols, to PyTorch's developers
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken pickle can fail in any way
-        raise WeightsError(str(path), [_reason(error)]) from error
+        content = read_pytorch_file(path)
+    except OSError as error:
+        raise WeightsError(str(path), [f"cannot be read ({error.strerror})"]) from error
+    except Refused as error:
+        raise WeightsError(str(path), [_reason(str(error))]) from error
+    problems: list[str] = []
+
+    def look(value: Any, name: str) -> None:
+        if isinstance(value, dict):
+            for key, one in value.items():
+                look(one, f"{name}{key}/")
+        elif isinstance(value, BFloat16):
+            problems.append(f"{name[:-1]}: torch.bfloat16 tensor, expected float32")
+
+    look(content, "")
+    if problems:
+        raise WeightsError(str(path), problems)
+    return content
 
 
-def _reason(error: Exception) -> str:
-    """PyTorch's reason for not reading a file, without its advice to switch the protection off."""
-    asked = re.search(r"nsupported (?:global: )?GLOBAL ([\w.]+)", str(error))
-    if asked:
+def _reason(refused: str) -> str:
+    """Why a file was refused, and what to do about it."""
+    if refused.startswith("is no "):
+        return f"cannot be read as a PyTorch file, it is truncated or none: it {refused}"
+    if refused.startswith(("asks for", "calls")):
         return (
-            f"its pickle asks for {asked.group(1)}, which is not on the list of allowed names "
-            "(tensors, containers, NumPy numbers); nothing of it was run"
+            f"its pickle {refused}. Expected are tensors, containers and NumPy numbers: of a "
+            "model, save its state_dict()"
         )
-    lines = [line.strip() for line in str(error).splitlines()]
-    advice = ("weights_only", "documentation")
-    kept = [line for line in lines if line and not any(word in line for word in advice)]
-    reason = kept[0][:200] if kept else type(error).__name__
-    return f"cannot be read as a PyTorch file, it is truncated or none: {reason}"
-
-
-def _allowed_scalars() -> list[Any]:
-    """NumPy's way of unpickling scalars, by its names in NumPy 1 and 2, and the numbers' types."""
-    scalar = np._core.multiarray.scalar
-    numbers = [np.float64, np.float32, np.int64, np.int32, np.bool_]
-    return [
-        (scalar, "numpy.core.multiarray.scalar"),
-        (scalar, "numpy._core.multiarray.scalar"),
-        np.dtype,
-        *(type(np.dtype(number)) for number in numbers),
-    ]
+    return f"it {refused}"
 
 
 def _from_safetensors(path: pathlib.Path) -> WeightsFile:
@@ -192,6 +181,7 @@ def _from_safetensors(path: pathlib.Path) -> WeightsFile:
     tensors, problems = {}, []
     try:
         with safe_open(path, framework="numpy") as file:
+            written = (file.metadata() or {}).get(CHECKSUM)
             for name in file.keys():  # noqa: SIM118 - not a dict
                 try:
                     tensors[name] = file.get_tensor(name)
@@ -202,6 +192,8 @@ def _from_safetensors(path: pathlib.Path) -> WeightsFile:
         raise WeightsError(str(path), [reason]) from error
     if problems:
         raise WeightsError(str(path), problems)
+    if written is not None and written != checksum_of(tensors):
+        raise WeightsError(str(path), ["it is damaged, its bytes have changed: export it again"])
     if not any("/" in name for name in tensors):
         return _single_network(path, tensors)
     blob: dict[str, Any] = {}
@@ -225,6 +217,15 @@ def _from_safetensors(path: pathlib.Path) -> WeightsFile:
     return result
 
 
+def checksum_of(tensors: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of tensors with their names, types and shapes, in whatever order."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype.str} {value.shape}\n".encode())
+        digest.update(np.ascontiguousarray(value).data)
+    return digest.hexdigest()
+
+
 def read_config_beside(path: pathlib.Path) -> dict[str, Any]:
     """The `config.json` that an export wrote beside a file; empty where there is none of its kind.
 
@@ -234,10 +235,7 @@ def read_config_beside(path: pathlib.Path) -> dict[str, Any]:
     config = path.with_name("config.json")
     if not config.is_file():
         return {}
-    try:
-        content = json.loads(config.read_text())
-    except ValueError as error:  # of UTF-8 too
-        raise WeightsError(str(config), [f"not JSON: {error}"]) from error
+    content = read_json(config, "what an export wrote, or other JSON", "export again")
     if not isinstance(content, dict) or content.get("format") != CONFIG_FORMAT:
         return {}
     kinds = {"file": str, "model": dict, "progress": dict}
@@ -249,27 +247,6 @@ def read_config_beside(path: pathlib.Path) -> dict[str, Any]:
     if problems:
         raise WeightsError(str(config), problems)
     return content
-
-
-def _plain(path: pathlib.Path, value: Any) -> Any:
-    """Tensors as NumPy arrays that share their memory; containers as dicts and lists."""
-    problems: list[str] = []
-
-    def convert(value: Any, name: str) -> Any:
-        if isinstance(value, Mapping):
-            return {key: convert(item, f"{name}/{key}") for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [convert(item, f"{name}/{i}") for i, item in enumerate(value)]
-        if hasattr(value, "detach"):
-            with contextlib.suppress(TypeError, RuntimeError):
-                return value.detach().numpy()
-            problems.append(f"{name[1:]}: {value.dtype} {value.layout} tensor, expected float32")
-        return value
-
-    plain = convert(value, "")
-    if problems:
-        raise WeightsError(str(path), problems)
-    return plain
 
 
 def _not_tensors(tensors: Mapping[str, Any], prefix: str) -> Iterator[str]:

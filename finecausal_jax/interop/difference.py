@@ -71,7 +71,7 @@ def read_any(where: str) -> tuple[State, str]:
     if source.problems:
         raise WeightsError(where, source.problems)
     state = {
-        module: {key.removeprefix("module."): value for key, value in tensors.items()}
+        module: {names.plain_key(key): value for key, value in tensors.items()}
         for module, tensors in source.state.items()
     }
     return state, f"{where}, {source.kind}"

@@ -13,7 +13,13 @@ import numpy as np
 
 from finecausal_jax.interop import workdirs
 from finecausal_jax.interop.adam import adam_to_pytorch, find_moments
-from finecausal_jax.interop.checkpoint_files import CONFIG_FORMAT, PROGRESS, read_config_beside
+from finecausal_jax.interop.checkpoint_files import (
+    CHECKSUM,
+    CONFIG_FORMAT,
+    PROGRESS,
+    checksum_of,
+    read_config_beside,
+)
 from finecausal_jax.interop.conversion import flattened
 from finecausal_jax.interop.expected import expected_tensors, flat_leaves
 from finecausal_jax.interop.order import CAUSAL_MODULES, OPTIMIZER_GROUPS
@@ -199,7 +205,7 @@ def write_safetensors(
     text = json.dumps(config, indent=2) + "\n"
 
     def save(partial: pathlib.Path) -> None:
-        save_file(tensors, partial)
+        save_file(tensors, partial, metadata={CHECKSUM: checksum_of(tensors)})
         # Here, so that the two files are replaced one right after the other, when both are written.
         write_atomically(path.with_name("config.json"), lambda other: other.write_text(text))
 
@@ -217,7 +223,7 @@ def refuse_foreign_config(path: pathlib.Path) -> None:
     if not beside.exists():
         return
     config: dict[str, Any] = {}
-    with contextlib.suppress(WeightsError):  # it is not even JSON
+    with contextlib.suppress(InputError):  # it is not even JSON
         config = read_config_beside(path)
     if not config:
         raise InputError(
@@ -262,7 +268,7 @@ def _measured(rows: Sequence[Mapping[str, Any]], step: int) -> dict[str, int | f
 
 
 def _check(where: str, variables: Mapping[str, Any], expected: Mapping[Any, Any]) -> None:
-    """Raises if a checkpoint is not of this model."""
+    """Raises if a checkpoint is not of this model, or holds values that no network has."""
     found = {"/".join(path): leaf.shape for path, leaf in flat_leaves(variables)}
     wanted = {}
     for want in expected.values():
@@ -281,6 +287,15 @@ def _check(where: str, variables: Mapping[str, Any], expected: Mapping[Any, Any]
     if problems:
         problems.append("(give the run's own --config)")
         raise WeightsError(where, sorted(problems))
+    for path, leaf in flat_leaves(variables):
+        if bad := np.count_nonzero(~np.isfinite(leaf)):
+            problems.append(
+                f"{'/'.join(path)}: {bad} of {np.size(leaf)} values are NaN or infinite"
+            )
+        elif path[-1] == "var" and (bad := np.count_nonzero(np.asarray(leaf) < 0)):
+            problems.append(f"{'/'.join(path)}: {bad} of {np.size(leaf)} variances are negative")
+    if problems:
+        raise WeightsError(where, problems)
 
 
 def _group(torch: Any, rate: float, numbers: list[int]) -> dict[str, Any]:

@@ -66,6 +66,7 @@ KINDS: dict[str, dict[str, tuple[str, str, Layout]]] = {
 }
 
 # The fields of a template, by letter.
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _FIELDS = {
     "stem": r"conv3d_(?:1a_7x7|2b_1x1|2c_3x3)",
     "mixed": r"mixed_[345][b-f]",
@@ -209,6 +210,14 @@ class Source:
     module: str
     key: str
     layout: Layout
+
+
+def plain_key(key: str) -> str:
+    """A key without what wrappers put into it: DataParallel, `torch.compile`, FSDP."""
+    parts = [part for part in key.split(".") if part not in _WRAPPERS]
+    while parts[:1] == ["module"]:
+        del parts[0]
+    return ".".join(parts)
 
 
 def drop_reason(module: str, key: str) -> str | None:

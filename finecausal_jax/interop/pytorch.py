@@ -155,8 +155,18 @@ def convert_state(
     result = Conversion({name: {} for name in collections}, {}, {}, {}, [], [])
     filled: dict[str, tuple[str, str]] = {}
     for module, tensors in state.items():
+        if prefix := _foreign_prefix(module, tensors, expected):
+            result.problems.append(
+                f"{module}: all its {len(tensors)} keys begin with {prefix!r}: save them without it"
+            )
+            filled |= {
+                want.target.name: (module, "")
+                for (owner, _), want in expected.items()
+                if owner == module and want.target is not None
+            }
+            continue
         for raw_key, raw_value in tensors.items():
-            key = raw_key.removeprefix("module.")
+            key = names.plain_key(raw_key)
             name, value = f"{module}/{raw_key}", np.asarray(raw_value)
             want, target = expected.get((module, key)), names.to_flax(module, key)
             reason = names.drop_reason(module, key)
@@ -166,6 +176,8 @@ def convert_state(
                 )
                 continue
             found = _differences(value, want)
+            if key.endswith("running_var") and (negative := np.count_nonzero(value < 0)):
+                found.append(f"{negative} of {value.size} variances are negative")
             if target is not None and target.collection not in collections:
                 found = [f"no tensor of {', '.join(collections)}"]
             taken = filled.get(f"{module}/{key}" if target is None else target.name)
@@ -201,6 +213,17 @@ def in_released_order(state: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[
     for module, key in sorted(flat, key=lambda name: state_order(*name)):
         ordered.setdefault(module, {})[key] = state[module][key]
     return ordered
+
+
+def _foreign_prefix(
+    module: str, tensors: Mapping[str, Any], expected: Mapping[tuple[str, str], Expected]
+) -> str:
+    """What stands before the known keys in all keys of a module; empty where that is not so."""
+    keys = [names.plain_key(key) for key in tensors]
+    prefix = keys[0].partition(".")[0] + "." if keys else ""
+    if not all(key.startswith(prefix) and (module, key) not in expected for key in keys):
+        return ""
+    return prefix if any((module, key[len(prefix) :]) in expected for key in keys) else ""
 
 
 def _differences(value: np.ndarray, want: Expected | None) -> list[str]:

@@ -127,13 +127,23 @@ def test_moments_that_are_not_numbers_or_out_of_step(torch, small_state, small_t
     arrays["state"][last]["exp_avg"] = np.full(3, np.nan, np.float32)
     _, problems = adam_from_pytorch(arrays, MODULES, small_tensors)
     assert problems == ["optimizer, exp_avg of awl/params: 3 of 3 values are NaN or infinite"]
+    told = "optimizer: expected one number of steps for all parameters, at most 1000000000, found "
     arrays["state"][last]["step"] = np.float32(9)
     _, problems = adam_from_pytorch(arrays, MODULES, small_tensors)
-    assert problems == ["optimizer: expected one number of steps for all parameters, found 3, 9"]
+    assert problems == [f"{told}3, 9"]
     for state in arrays["state"].values():
         state["step"] = np.float32(np.nan)
     _, problems = adam_from_pytorch(arrays, MODULES, small_tensors)
-    assert problems == ["optimizer: expected one number of steps for all parameters, found nan"]
+    assert problems == [f"{told}nan"]
+    for state in arrays["state"].values():
+        state["step"] = 1e30
+    _, problems = adam_from_pytorch(arrays, MODULES, small_tensors)
+    assert problems == [f"{told}1e+30"]
+    for state in arrays["state"].values():
+        state["step"], state["exp_avg"] = 3, np.zeros_like(state["exp_avg"])
+    arrays["state"][last]["exp_avg_sq"] = np.array([1, -1, -2], np.float32)
+    _, problems = adam_from_pytorch(arrays, MODULES, small_tensors)
+    assert problems == ["optimizer, exp_avg_sq of awl/params: 2 values are negative"]
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,22 @@ def test_old_trunks_have_no_counts(tmp_path, small_model, kinetics, write_flat):
     assert sorted(part["params"]["segmenter"]) == ["trunk"]
 
 
+def _set_first(tensors, ending, value):
+    name = next(name for name in tensors if name.endswith(ending))
+    tensors[name] = np.array(tensors[name])
+    tensors[name][0] = value
+
+
+@pytest.mark.parametrize("wrapped", ["_orig_mod.", "module._orig_mod.", "module.module."])
+def test_names_that_wrappers_put_in_are_known(
+    tmp_path, small_state, small_model, write_pth, wrapped
+):
+    plain = convert_file(write_pth(tmp_path / "a.pth", small_state), model=small_model)
+    path = write_pth(tmp_path / "b.pth", small_state, prefix=wrapped)
+    found = convert_file(path, model=small_model)
+    jax.tree.map(np.testing.assert_array_equal, found.variables, plain.variables)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -221,6 +237,11 @@ def test_old_trunks_have_no_counts(tmp_path, small_model, kinetics, write_flat):
         (lambda s: s["awl"].update(params=np.full(3, np.nan, np.float32)), "3 of 3 values are NaN"),
         (lambda s: s["awl"].update(params=np.ones(3)), "expected float32, found float64"),
         (lambda s: s["awl"].update(extra=np.ones(3)), "awl/extra: unknown tensor"),
+        (lambda s: _set_first(s["base_model"], "running_var", -1), "1 of . variances are negative"),
+        (
+            lambda s: s.update(decoder1={f"net.{k}": v for k, v in s["decoder1"].items()}),
+            r"1 problem\n  decoder1: all its \d+ keys begin with 'net.': save them without it",
+        ),
     ],
 )
 def test_bad_files_write_nothing(tmp_path, small_state, small_model, write_pth, spoil, message):

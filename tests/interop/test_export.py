@@ -208,6 +208,32 @@ def test_a_checkpoint_of_another_model_is_refused(workdir, small_tensors, monkey
     assert "params/awl: not in this model" in str(caught.value)
 
 
+def test_values_that_no_network_has_are_refused(workdir, small_model, monkeypatch):
+    load = workdirs.load_items
+
+    def spoilt(*arguments):
+        items = load(*arguments)
+        awl = items["variables"]["params"]["awl"]
+        items["variables"]["params"]["awl"] = np.full_like(awl, np.nan)
+        return items
+
+    monkeypatch.setattr(workdirs, "load_items", spoilt)
+    with pytest.raises(WeightsError, match="params/awl: 3 of 3 values are NaN or infinite"):
+        export.read_checkpoint(workdir, model=small_model)
+
+
+def test_every_changed_byte_of_an_export_is_found(tmp_path, write):
+    path = tmp_path / "a.safetensors"
+    write(path)
+    whole = path.read_bytes()
+    begin = 8 + int.from_bytes(whole[:8], "little")
+    read_weights(path)
+    for place in (begin, (begin + len(whole)) // 2, len(whole) - 1):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(WeightsError, match="damaged, its bytes have changed: export it again"):
+            read_weights(path)
+
+
 def test_a_foreign_config_is_not_replaced(tmp_path, workdir, small_model):
     (tmp_path / "config.json").write_text("{}")
     content = export.read_checkpoint(workdir, model=small_model)
@@ -284,7 +310,7 @@ def test_an_interrupted_export_changes_neither_file(tmp_path, write, monkeypatch
     write(folder / "a.safetensors", delta_scale=2.0)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError("no space left on device")
 
     if fails == "weights":
