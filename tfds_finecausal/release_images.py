@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import os
 import pathlib
 from collections.abc import Callable, Iterator
 
-from PIL import Image, ImageFile
+from PIL import ImageFile, UnidentifiedImageError
+
+from finecausal_jax.data.images import ImageError, open_image
 
 FRAMES, MASKS = "FineDiving", "FineDiving_HM"
 Report = Callable[[str, str], None]  # takes the offending path and what is wrong with it
@@ -73,8 +74,14 @@ def check_images(
                 digest.update(len(data).to_bytes(8, "little"))
                 digest.update(data)
                 size, mode = _decode(data)
+            except ImageError as error:
+                problem(f"{place}/{name}", str(error))
+                continue
             except Exception as error:  # broken files make Pillow raise nearly anything
-                problem(f"{place}/{name}", f"does not decode ({str(error) or 'broken'})")
+                # Its text for the first case holds the address of a buffer.
+                unknown = isinstance(error, UnidentifiedImageError)
+                reason = "not whole" if unknown else str(error) or "broken"
+                problem(f"{place}/{name}", f"does not decode ({reason})")
                 continue
             sizes[kind] = size
             if mode not in modes:
@@ -104,7 +111,7 @@ def strict_decoding() -> Iterator[None]:
 
 def _decode(data: bytes) -> tuple[tuple[int, int], str]:
     """Decodes a JPEG to its end; returns its width, height and colour mode."""
-    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+    with open_image(data, ("JPEG",)) as image:
         size, mode = image.size, image.mode
         # Every coefficient is still read, so a truncated file still fails, but only an eighth of
         # the width and height is computed: twice as fast on frames of 455 x 256.

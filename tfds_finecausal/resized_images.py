@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from finecausal_jax.data.images import open_image
 from finecausal_jax.data.resizing import Resize
 from finecausal_jax.runtime.errors import InputError
 from tfds_finecausal.release import ReleaseDive
@@ -40,7 +41,7 @@ class ResizedImages:
             return np.stack(list(pool.map(self._read, self._paths))).astype(dtype, copy=False)
 
     def _read(self, path: pathlib.Path) -> np.ndarray:
-        with Image.open(path) as opened:
+        with open_image(path.read_bytes(), ("JPEG",)) as opened:
             image = opened if opened.mode == self._mode else opened.convert(self._mode)
             pixels = self._resize(image)
             # Training mirrors before it resizes, a stored image can only be mirrored after. No
@@ -57,6 +58,6 @@ class ResizedImages:
 
 def resized_bytes(dive: ReleaseDive, resize: Resize) -> int:
     """Returns the size of all resized frames and masks of a dive, bytes."""
-    with Image.open(dive.frames[0]) as image:
+    with open_image(dive.frames[0].read_bytes(), ("JPEG",)) as image:
         width, height = resize.size(*image.size)
     return width * height * (3 + 1) * len(dive.frames)

@@ -10,7 +10,6 @@ pixels are from.
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 import pathlib
 import re
@@ -21,6 +20,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from PIL import Image, UnidentifiedImageError
 
+from finecausal_jax.data.images import MOST_PIXELS, ImageError, open_image
 from finecausal_jax.data.resizing import Resize
 from finecausal_jax.runtime.errors import InputError
 
@@ -96,10 +96,9 @@ class Clip:
         mode, images = ("RGB", self.frames) if kind == "frame" else ("L", self.masks)
         try:
             # No draft mode: it lets the JPEG decoder shrink the image, which changes the pixels.
-            image = Image.open(io.BytesIO(images[row]))
+            image = open_image(images[row])
             image.load()
-        except (OSError, SyntaxError) as error:  # what PIL raises for broken files
-            # PIL's own text for the first case holds the address of a buffer.
+        except Exception as error:  # broken files make Pillow raise nearly anything
             reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
             raise InputError(
                 f"dive {self.key}: {kind} {self.frame_numbers[row]:05d} cannot be decoded "
@@ -121,7 +120,7 @@ class Limits:
     """
 
     images: int = 3000
-    pixels: int = 2**25
+    pixels: int = MOST_PIXELS
     size: int = 2**31
 
 
@@ -281,21 +280,16 @@ def _read_images(
 
 def _check_image(path: pathlib.Path, data: bytes, limits: Limits) -> tuple[int, int]:
     """Decodes an image to its end; returns its width and height."""
-    if not data:
-        raise InputError(f"{path} is empty, expected a JPEG or PNG file")
-    large = f"expected at most {limits.pixels} pixels: store the frames smaller"
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+        with open_image(data, most_pixels=limits.pixels) as image:
             size = image.size
-            if size[0] * size[1] <= limits.pixels:
-                # All of a JPEG is still read, but only an eighth of its width and height computed.
-                image.draft(image.mode, (1, 1))
-                image.load()
-                return size
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{path} is too large, {large}") from error
+            # All of a JPEG is still read, but only an eighth of its width and height computed.
+            image.draft(image.mode, (1, 1))
+            image.load()
+            return size
+    except ImageError as error:
+        raise InputError(f"{path} {error}") from error
     except UnidentifiedImageError as error:  # its text holds an address
-        raise InputError(f"{path} is no JPEG or PNG file, expected one") from error
+        raise InputError(f"{path} is no whole JPEG or PNG file, expected one") from error
     except Exception as error:  # broken files make Pillow raise nearly anything
         raise InputError(f"{path} cannot be decoded ({str(error) or 'broken'})") from error
-    raise InputError(f"{path} is {size[0]} x {size[1]} pixels, {large}")

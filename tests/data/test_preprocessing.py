@@ -207,7 +207,9 @@ def test_a_clip_that_does_not_fit_is_named():
 def test_short_dives_decode_each_frame_once(monkeypatch):
     opened = []
     plain = Image.open
-    monkeypatch.setattr(Image, "open", lambda file: opened.append(file) or plain(file))
+    monkeypatch.setattr(
+        Image, "open", lambda file, **rest: opened.append(file) or plain(file, **rest)
+    )
     video = preprocessing.evaluation_video(make_dive(make_info(0, frames=3)).clip, SMALL)
     assert grey_levels(video) == [0, 0, 0, 1, 1, 2]
     assert len(opened) == 2 * 3
@@ -383,7 +385,7 @@ def test_errors_name_the_dive_and_the_frame():
         "frames": replace_one(dive.frames, 11, dive.frames[11][:-40]),
         "masks": replace_one(dive.masks, 11, b"not a JPEG"),
     }
-    reasons = {"frames": "image file is truncated", "masks": "not an image"}
+    reasons = {"frames": "image file is truncated", "masks": "is no image file"}
     for kind, images in broken.items():
         message = f"{name}: {kind[:-1]} {number} cannot be decoded .{reasons[kind]}"
         with pytest.raises(ValueError, match=message):

@@ -17,11 +17,19 @@ import time
 from collections.abc import Iterator, Sequence
 
 from finecausal_jax.runtime.provenance import commit
-from tests.reliability import damaged_runs, interruptions, isolation, small
+from tests.reliability import (
+    damaged_runs,
+    hostile_images,
+    hostile_pickles,
+    hostile_weights,
+    interruptions,
+    isolation,
+    small,
+)
 from tests.reliability.case import Case
 
 BEGIN, END = "<!-- what `make reliability` writes -->\n", "<!-- end -->"
-GENERATORS = (damaged_runs,)
+GENERATORS = (damaged_runs, hostile_pickles, hostile_weights, hostile_images)
 
 
 def main() -> int:

@@ -20,10 +20,12 @@ def archive(
     data: bytes = b"\x00\x00\x00\x00\x00\x00\x80\x3f\x00\x00\x00\x40",
     entries: dict[str, bytes] | None = None,
     compress: int = zipfile.ZIP_STORED,
+    name: str = "",
 ) -> bytes:
     """The file of one tensor [0, 1, 2].
 
     Args:
+      name: of the tensor in a dict; empty: the tensor alone.
       shape: of the tensor.
       strides: of the tensor, in values.
       offset: of the tensor in its storage.
@@ -48,11 +50,12 @@ def archive(
     )
     tensor = b"(" + identity + plain(offset) + plain(shape) + plain(strides) + plain(False)
     tensor += b"ccollections\nOrderedDict\n)Rt"
-    content = b"\x80\x02" + f"c{module}\n_rebuild_tensor_v2\n".encode() + tensor + b"R."
+    tensor = f"c{module}\n_rebuild_tensor_v2\n".encode() + tensor + b"R"
+    content = b"\x80\x02" + (b"}" + plain(name) + tensor + b"s" if name else tensor) + b"."
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compress) as file:
         file.writestr("a/data.pkl", content)
         file.writestr("a/data/0", data)
-        for name, value in (entries or {}).items():
-            file.writestr(name, value)
+        for entry, value in (entries or {}).items():
+            file.writestr(entry, value)
     return buffer.getvalue()

@@ -224,7 +224,7 @@ def test_other_colours_and_formats_are_named(spoiled):
     frames[2].write_bytes(png.getvalue())
     whats = [problem.what for problem in _problems(spoiled).problems]
     assert whats[0] == "colour mode L, expected RGB"
-    assert "does not decode (cannot identify image file" in whats[1]
+    assert whats[1] == "is a PNG file, expected JPEG"
 
 
 def test_names_that_are_no_frame_numbers(spoiled):
