@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,8 +19,26 @@ DiveKey = tuple[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
+class Folders:
+    """What the parts of a release are called in its folder; copies differ.
+
+    Attributes:
+      frames: of frames, `COMPETITION/INDEX/NUMBER.jpg`.
+      masks: of masks, of the same names.
+      annotations: of the six tables.
+    """
+
+    frames: str = "FineDiving"
+    masks: str = "FineDiving_HM"
+    annotations: str = "Annotations"
+
+
+FOLDERS = Folders()
+
+
+@dataclasses.dataclass(frozen=True)
 class Problem:
-    """Something wrong with a release.
+    """Something wrong with a release, or only unusual.
 
     Attributes:
       where: the dive (`competition/index`) or the annotation file it concerns.
@@ -34,21 +53,42 @@ class Problem:
     def __str__(self) -> str:
         return f"{self.where}: {self.path}: {self.what}"
 
+    @property
+    def kind(self) -> str:
+        """What is wrong, without numbers and names: the same for all of its kind."""
+        return _DETAIL.sub("…", self.what)
+
+
+_DETAIL = re.compile(r"'[^']*'|\"[^\"]*\"|\[[^\]]*\]|\([^)]*\)|-?\d[\w.+-]*")
+_SHOWN = 5
+
+
+def grouped(problems: Iterable[Problem]) -> str:
+    """Problems by kind, the commonest first, the first five of each, a line each."""
+    kinds: dict[str, list[Problem]] = {}
+    for problem in problems:
+        kinds.setdefault(problem.kind, []).append(problem)
+    lines = []
+    for _, some in sorted(kinds.items(), key=lambda item: -len(item[1])):
+        lines += [f"  {problem}" for problem in some[:_SHOWN]]
+        if len(some) > _SHOWN:
+            lines.append(f"  ... and {len(some) - _SHOWN} more of this kind")
+    return "\n".join(lines)
+
 
 class ReleaseError(InputError):
     """A release that cannot be built as it is.
 
     Attributes:
-      problems: every problem found, not only the first.
+      problems: every problem found, of which the text shows the first of each kind.
     """
 
     def __init__(self, manual_dir: os.PathLike[str], problems: Iterable[Problem], advice: str):
         self.problems = tuple(problems)
         places = len({problem.where for problem in self.problems})
-        lines = "\n".join(f"  {problem}" for problem in self.problems)
         super().__init__(
             f"{len(self.problems)} problems in {places} dives or tables of the release in "
-            f"{manual_dir}:\n{lines}\n{advice}"
+            f"{manual_dir}:\n{grouped(self.problems)}\n{advice}"
         )
 
 
@@ -62,6 +102,7 @@ class Annotations:
       coarse: key -> dict with `judge_scores` and more.
       fine: key -> dict with `sub-action_types` and more.
       sub_actions: label -> sub-action name.
+      folder: what the tables' folder is called.
     """
 
     splits: dict[str, tuple[DiveKey, ...]]
@@ -69,6 +110,7 @@ class Annotations:
     coarse: Mapping[DiveKey, Any]
     fine: Mapping[DiveKey, Any]
     sub_actions: Mapping[int, str]
+    folder: str = FOLDERS.annotations
 
 
 FILES = {
@@ -81,11 +123,14 @@ FILES = {
 }
 
 
-def read_annotations(manual_dir: str | os.PathLike[str]) -> Annotations:
+def read_annotations(
+    manual_dir: str | os.PathLike[str], folder: str = FOLDERS.annotations
+) -> Annotations:
     """Reads all six tables.
 
     Args:
-      manual_dir: the release's folder, which holds `Annotations/`.
+      manual_dir: the release's folder.
+      folder: of the tables in it.
 
     Returns:
       The tables.
@@ -94,19 +139,19 @@ def read_annotations(manual_dir: str | os.PathLike[str]) -> Annotations:
       ReleaseError: a file is missing, is no pickle, asks for anything but NumPy arrays and
         scalars, or does not hold what it should; lists every such file.
     """
-    folder = pathlib.Path(manual_dir) / "Annotations"
+    root = pathlib.Path(manual_dir)
     contents: dict[str, Any] = {}
     problems = []
     readers = {"train": _split, "test": _split, "sub_actions": _names}
     for table, name in FILES.items():
         try:
-            contents[table] = readers.get(table, _by_dive)(load_pickle(folder / name))
+            contents[table] = readers.get(table, _by_dive)(load_pickle(root / folder / name))
         except ValueError as error:
-            problems.append(Problem("table", f"Annotations/{name}", str(error)))
+            problems.append(Problem("table", f"{folder}/{name}", str(error)))
     if not problems:
         twice = sorted(set(contents["train"]) & set(contents["test"]))
         problems += [
-            Problem(f"{key[0]}/{key[1]}", f"Annotations/{FILES['test']}", "also in train_split.pkl")
+            Problem(f"{key[0]}/{key[1]}", f"{folder}/{FILES['test']}", "also in train_split.pkl")
             for key in twice
         ]
     if problems:
@@ -114,10 +159,10 @@ def read_annotations(manual_dir: str | os.PathLike[str]) -> Annotations:
             manual_dir,
             problems,
             "The tables cannot be mended or skipped here: ask for the release again or put its "
-            "Annotations folder back.",
+            f"{folder} folder back.",
         )
     splits = {"train": contents.pop("train"), "test": contents.pop("test")}
-    return Annotations(splits=splits, **contents)
+    return Annotations(splits=splits, **contents, folder=folder)
 
 
 def load_pickle(path: str | os.PathLike[str]) -> Any:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import pathlib
 from collections.abc import Callable, Iterator
 
-from PIL import ImageFile, UnidentifiedImageError
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from finecausal_jax.data.images import ImageError, open_image
 
-FRAMES, MASKS = "FineDiving", "FineDiving_HM"
+FRAMES, MASKS = "frames", "masks"
+# A mask's foreground, after division by 255 and rounding: what the loss and the metrics see.
+FOREGROUND = 128
 Report = Callable[[str, str], None]  # takes the offending path and what is wrong with it
 
 
@@ -48,7 +52,7 @@ def list_images(root: pathlib.Path, place: str, problem: Report) -> dict[str, in
 
 def check_images(
     root: pathlib.Path, places: dict[str, str], names: list[str], problem: Report
-) -> tuple[int, str]:
+) -> tuple[int, str, bool]:
     """Decodes every frame and mask of a dive and compares their sizes.
 
     Args:
@@ -58,11 +62,13 @@ def check_images(
       problem: takes what is wrong.
 
     Returns:
-      The size of all these files together, bytes, and a hash of what they hold.
+      The size of all these files together, bytes; a hash of what they hold; and whether any pixel
+      of any mask is foreground.
     """
     num_bytes = 0
     digest = hashlib.blake2b(digest_size=16)
     expected: tuple[int, int] | None = None
+    foreground = False
     for name in names:
         sizes = {}
         for kind, place in places.items():
@@ -73,7 +79,9 @@ def check_images(
                 num_bytes += len(data)
                 digest.update(len(data).to_bytes(8, "little"))
                 digest.update(data)
-                size, mode = _decode(data)
+                size, mode, brightest = _decode(data)
+                if kind == MASKS and not foreground:
+                    foreground = brightest >= FOREGROUND or _has_foreground(data)
             except ImageError as error:
                 problem(f"{place}/{name}", str(error))
                 continue
@@ -95,7 +103,38 @@ def check_images(
             what = f"mask of {_size(mask)}, its frame has {_size(frame)}"
             problem(f"{places[MASKS]}/{name}", what)
         expected = expected or frame
-    return num_bytes, digest.hexdigest()
+    return num_bytes, digest.hexdigest(), foreground
+
+
+def _has_foreground(data: bytes) -> bool:
+    """Whether a mask has foreground at its full size: a small diver is lost in an eighth of it."""
+    with open_image(data, ("JPEG",)) as image:
+        return _brightest(image) >= FOREGROUND
+
+
+def _brightest(image: Image.Image) -> int:
+    return int(np.asarray(image.convert("L")).max(initial=0))
+
+
+class GreyMask:
+    """A mask in colour as the grey PNG of the same pixels; a grey one as it is.
+
+    TFDS reads it like an open file. The data set's feature has one channel, and a JPEG in colour
+    would come out of TFDS's own reader with three.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self._path = path
+
+    def read(self) -> bytes:
+        """The file's content, or what takes its place."""
+        data = self._path.read_bytes()
+        with open_image(data, ("JPEG",)) as image:
+            if image.mode == "L":
+                return data
+            buffer = io.BytesIO()
+            image.convert("L").save(buffer, "PNG")
+            return buffer.getvalue()
 
 
 @contextlib.contextmanager
@@ -109,15 +148,16 @@ def strict_decoding() -> Iterator[None]:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def _decode(data: bytes) -> tuple[tuple[int, int], str]:
-    """Decodes a JPEG to its end; returns its width, height and colour mode."""
+def _decode(data: bytes) -> tuple[tuple[int, int], str, int]:
+    """Decodes a JPEG to its end; returns its width and height, its colour mode, and the value of
+    the brightest of its pixels, where it is computed at an eighth of its size."""
     with open_image(data, ("JPEG",)) as image:
         size, mode = image.size, image.mode
         # Every coefficient is still read, so a truncated file still fails, but only an eighth of
         # the width and height is computed: twice as fast on frames of 455 x 256.
         image.draft(mode, (1, 1))
         image.load()
-    return size, mode
+        return size, mode, _brightest(image)
 
 
 def _size(size: tuple[int, int]) -> str:

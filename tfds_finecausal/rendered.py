@@ -26,11 +26,12 @@ import numpy as np
 
 from finecausal_jax.runtime import progress as bars
 from finecausal_jax.runtime.errors import InputError
+from finecausal_jax.runtime.json_files import read_json
 from tfds_finecausal import rendered_motion, rendered_scene, rendered_venue
 from tfds_finecausal.dive_numbers import parse_dive_number, sub_action_table
 from tfds_finecausal.rendered_plan import DivePlan, Settings, plan_dives
 
-RENDERER_VERSION = 1  # raise it when the same settings give other bytes
+RENDERER_VERSION = 2  # raise it when the same settings give other bytes
 MARKER = "RENDERED.json"  # only a folder with this file is ever replaced
 NOTICE = "RENDERED.md"
 
@@ -73,7 +74,8 @@ def render_release(
                 f"{output} is not empty and was not rendered by this command (no {MARKER} in it): "
                 "choose another folder"
             )
-        if json.loads((output / MARKER).read_text()) == stamp:
+        mend = f"delete {output} and render again"
+        if read_json(output / MARKER, "settings of a rendered release", mend) == stamp:
             return output
     partial = output.with_name(f".{output.name}.incomplete")
     shutil.rmtree(partial, ignore_errors=True)  # what an interrupted run left
@@ -214,8 +216,9 @@ def _write_annotations(dives: list[DivePlan], folder: pathlib.Path) -> None:
         starts = np.array(dive.timeline.starts)
         segment = np.searchsorted(starts, np.arange(dive.timeline.frames), side="right") - 1
         labels = np.array([labels_by_name[name] for name in names], np.int64)[segment]
-        transits = (dive.first_frame + starts[1:]).astype(np.float64)  # floats, as released
-        score, difficulty = np.float64(dive.score), np.float64(dive.difficulty)
+        # As released: positions within the dive, each of the last frame before another label.
+        transits = starts[1:].astype(np.int64) - 1
+        score, difficulty = float(dive.score), float(dive.difficulty)
         aqa[dive.key] = [dive.dive_number, score, difficulty, transits, labels]
         coarse[dive.key] = {
             "action_type": dive.dive_number,

@@ -10,7 +10,6 @@ says so; --overwrite builds it again.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from absl import flags as absl_flags
@@ -45,8 +44,11 @@ def run(flags: Any) -> int:
       InputError: the release has problems, or another data set is in the way.
     """
     from finecausal_jax.data.dives import SPLITS, TABLE_KEY
+    from finecausal_jax.runtime.json_files import read_json
     from finecausal_jax.settings import read, things
     from tfds_finecausal import building
+    from tfds_finecausal.annotations import Folders
+    from tfds_finecausal.release import SKIPPED
 
     settings = read(flags.config)
     data = settings.data
@@ -58,12 +60,14 @@ def run(flags: Any) -> int:
         overwrite=flags.overwrite,
         progress=True,
         say=print,
+        folders=Folders(data.frames_folder, data.masks_folder, data.annotations_folder),
     )
-    table = json.loads((folder / "metadata.json").read_text())[TABLE_KEY]
+    again = "build again with --overwrite"
+    table = read_json(folder / "metadata.json", "a data set's metadata", again)[TABLE_KEY]
     counts = ", ".join(f"{len(table[split])} {split} dives" for split in SPLITS)
     print(f"data set in {folder}: {counts}")
-    if (folder / "skipped.json").is_file():
-        skipped = json.loads((folder / "skipped.json").read_text())
-        dives = len({row["where"] for row in skipped})
-        print(f"left out {dives} dives, listed in {folder / 'skipped.json'}")
+    skipped = folder / SKIPPED
+    if skipped.is_file():
+        dives = len({row["where"] for row in read_json(skipped, "a list of problems", again)})
+        print(f"left out {dives} dives, listed in {skipped}")
     return 0

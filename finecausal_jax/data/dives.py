@@ -14,6 +14,7 @@ import hashlib
 import json
 import operator
 import pathlib
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, SupportsIndex
 
@@ -23,15 +24,23 @@ from jaxtyping import Int32, Int64
 from finecausal_jax.data.clips import Clip, Key, from_record
 from finecausal_jax.data.resizing import Resize
 from finecausal_jax.data.sampling import label_transitions
+from finecausal_jax.runtime.checksums import damaged
 from finecausal_jax.runtime.errors import InputError
+from finecausal_jax.runtime.files import write_atomically
+from finecausal_jax.runtime.json_files import not_expected, read_json
 
 DATASET_NAME = "finediving_hm"
-DATASET_VERSION = "1.0.0"
+DATASET_VERSION = "2.0.0"
+OLDER_VERSIONS = ("1.0.0",)  # which are read too: what is read of the records is the same
+# The last version in which the images changed, or what is sampled of them.
+IMAGES_VERSION = "1.0.0"
 SPLITS = ("train", "test")
 TABLE_KEY = "dives"  # key of the table in the builder's metadata
 RESIZE_KEY = "resize"  # the same of what resized images were resized to
 FINGERPRINT_KEY = "fingerprint"  # the same of a text that tells releases' annotations apart
 IMAGES_KEY = "images"  # the same of a hash of each dive's image files, by split
+INFO_FILE = "dataset_info.json"
+RECORDS_FILE = "record_checksums.json"  # {split: [CRC-32 of each record]}, which array_record lacks
 STORED = RELEASE, RESIZED = ("release", "resized")  # the builder configs
 
 
@@ -49,7 +58,8 @@ class DiveInfo:
       frame_labels: int64 [n], sub-action label (1..42) of each frame.
       judge_scores: one mark a judge in points, 0 to 10; empty where the release has none.
       sub_action_names: names of the dive's sub-actions, in order.
-      transit_frames: frame numbers at which the annotation changes sub-action.
+      transit_frames: positions within the dive, each of the last frame before another sub-action;
+        as released, where five dives hold a -1. Nothing is computed from them.
     """
 
     competition: str
@@ -187,9 +197,10 @@ class DiveSource:
         self.data_dir = pathlib.Path(data_dir)
         self.split = split
         self.resize = resize
-        folder = dataset_folder(data_dir, RELEASE if resize is None else RESIZED)
+        folder = existing_folder(data_dir, RELEASE if resize is None else RESIZED)
         rows, self.fingerprint, self._shards, count = _read_table(folder, split, resize)
-        self.infos: tuple[DiveInfo, ...] = tuple(DiveInfo.from_json(row) for row in rows)
+        self._checksums = _record_checksums(folder, split, count)
+        self.infos: tuple[DiveInfo, ...] = tuple(_info(row, folder) for row in rows)
         self.keys: tuple[Key, ...] = tuple(info.key for info in self.infos)
         if not self.infos or not count:
             raise InputError(
@@ -218,8 +229,18 @@ class DiveSource:
             raise IndexError(f"row {row} of the {self.split} split, which has {len(self)} dives")
         if self._records is None:
             self._open()
-        example = self._parser.parse_example(self._records[row])
         info = self.infos[row]
+        try:
+            record = self._records[row]
+            if self._checksums and zlib.crc32(record) != self._checksums[row]:
+                raise ValueError("its bytes have changed")
+            example = self._parser.parse_example(record)
+        except Exception as error:  # damaged shards make array_record raise nearly anything
+            reason = (str(error).splitlines() or [""])[0][:200]
+            raise InputError(
+                f"record {row} of the {self.split} split in {self.data_dir}, dive {info.key}, "
+                f"cannot be read ({type(error).__name__}: {reason}): {_AGAIN}"
+            ) from error
         stored = (example["competition"].decode(), example["index"])
         if stored != info.key:
             raise InputError(
@@ -253,8 +274,15 @@ class DiveSource:
 
 
 def dataset_folder(data_dir: str | pathlib.Path, stored: str) -> pathlib.Path:
-    """Returns where the data set of a builder config (one of `STORED`) lies."""
+    """Returns where the data set of a builder config (one of `STORED`) is built."""
     return pathlib.Path(data_dir) / DATASET_NAME / stored / DATASET_VERSION
+
+
+def existing_folder(data_dir: str | pathlib.Path, stored: str) -> pathlib.Path:
+    """Returns the same, or the folder of an older version where only that was built."""
+    folder = dataset_folder(data_dir, stored)
+    older = (folder.with_name(version) for version in OLDER_VERSIONS)
+    return next((one for one in (folder, *older) if (one / INFO_FILE).is_file()), folder)
 
 
 def image_features(stored: str) -> dict[str, Any]:
@@ -277,6 +305,60 @@ def image_features(stored: str) -> dict[str, Any]:
     }
 
 
+def write_record_checksums(folder: pathlib.Path) -> None:
+    """Reads all records of a data set that was just built and keeps the CRC-32 of each."""
+    import tensorflow_datasets as tfds
+    from array_record.python import array_record_data_source
+
+    splits = tfds.builder_from_directory(folder).info.splits
+    sums = {}
+    for split in splits:
+        shards = [one.filename for one in splits[split].file_instructions]
+        records = array_record_data_source.ArrayRecordDataSource(shards) if shards else []
+        sums[split] = [zlib.crc32(records[row]) for row in range(len(records))]
+    text = json.dumps(sums) + "\n"
+    write_atomically(folder / RECORDS_FILE, lambda path: path.write_text(text))
+
+
+def _record_checksums(folder: pathlib.Path, split: str, count: int) -> list[int]:
+    """CRC-32 of each record of a split; empty of a data set that was built without."""
+    path = folder / RECORDS_FILE
+    if not path.is_file():
+        return []
+    expected = "a checksum of each record"
+    content = read_json(path, expected, _AGAIN)
+    sums = content.get(split) if isinstance(content, dict) else None
+    if not isinstance(sums, list) or len(sums) != count:
+        raise not_expected(path, expected, "other records", _AGAIN)
+    return sums
+
+
+def refuse_damaged(folder: pathlib.Path) -> None:
+    """Raises InputError where a file of a data set is missing or not as it was built; reads all."""
+    _refuse_damage(folder, None)
+
+
+def _refuse_damage(folder: pathlib.Path, most_bytes: int | None) -> None:
+    problems = damaged(folder, most_bytes=most_bytes)
+    if problems:
+        shown = "\n  ".join(problems[:5])
+        rest = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise InputError(f"the data set in {folder} is damaged: {_AGAIN}:\n  {shown}{rest}")
+
+
+_AGAIN = "build it again with `launch.py build --overwrite`"
+
+
+def _info(row: Any, folder: pathlib.Path) -> DiveInfo:
+    try:
+        return DiveInfo.from_json(row)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"{folder / 'metadata.json'}: expected a row for each dive, found something else "
+            f"({type(error).__name__}: {error}); {_AGAIN}"
+        ) from error
+
+
 def _span(numbers: np.ndarray) -> str:
     return f"{numbers[0]} to {numbers[-1]}" if len(numbers) else "none"
 
@@ -287,22 +369,30 @@ def _read_table(
     """Returns the split's rows, its `DiveSource.fingerprint`, its shards as `path[first:end]`, and
     its number of records."""
     option = "" if resize is None else f" --config.data.stored={RESIZED}"
-    if not (folder / "dataset_info.json").is_file():
+    if not (folder / INFO_FILE).is_file():
         raise InputError(
             f"no built data set in {folder}: run `python launch.py build --config=CONFIG{option}` "
             "first (config.data.manual_dir is the release, config.data.data_dir "
             "where the data set goes)"
         )
+    _refuse_damage(folder, 2**20)  # records are compared when they are read
     import tensorflow_datasets as tfds
 
-    info = tfds.builder_from_directory(folder).info
-    table = (info.metadata or {}).get(TABLE_KEY)
-    if table is None:
+    try:
+        info = tfds.builder_from_directory(folder).info
+        metadata = info.metadata or {}
+    except Exception as error:  # of damaged JSON TFDS raises nearly anything
+        reason = (str(error).splitlines() or [""])[0][:200]
         raise InputError(
-            f"the data set in {folder} has no {TABLE_KEY!r} table in metadata.json: it was built "
-            "by other code, delete that folder and build again"
+            f"the data set in {folder} cannot be read ({type(error).__name__}: {reason}): {_AGAIN}"
+        ) from error
+    table = metadata.get(TABLE_KEY)
+    if not isinstance(table, Mapping):
+        raise InputError(
+            f"the data set in {folder} has no {TABLE_KEY!r} table in metadata.json: it is damaged, "
+            f"or was built by other code; {_AGAIN}"
         )
-    size = info.metadata.get(RESIZE_KEY)
+    size = metadata.get(RESIZE_KEY)
     found = None if size is None else Resize(**size)
     if found != resize:
         state = f"were resized to {found}" if found else "were not resized"
@@ -312,8 +402,8 @@ def _read_table(
             "config.data.data_dir, or read the release's bytes with "
             f"--config.data.stored={RELEASE}"
         )
-    images = info.metadata.get(IMAGES_KEY, {}).get(split)
-    fingerprint = str(info.metadata.get(FINGERPRINT_KEY, ""))
+    images = metadata.get(IMAGES_KEY, {}).get(split)
+    fingerprint = str(metadata.get(FINGERPRINT_KEY, ""))
     if images is not None:
         fingerprint += " " + hashlib.sha256(json.dumps(images).encode()).hexdigest()
     if split not in info.splits or not info.splits[split].num_examples:

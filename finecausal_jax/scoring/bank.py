@@ -25,7 +25,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from finecausal_jax.data.dives import DATASET_NAME, DATASET_VERSION, SPLITS
+from finecausal_jax.data.dives import DATASET_NAME, IMAGES_VERSION, SPLITS
 from finecausal_jax.data.sources import Dives
 from finecausal_jax.models.outputs import Features
 from finecausal_jax.runtime.errors import InputError
@@ -68,7 +68,7 @@ def make_fingerprint(scorer: Scorer, sources: Mapping[str, Dives]) -> Fingerprin
     return {
         "format": FORMAT,
         "dtype": "float32",  # whatever the compute dtype: the encoders' outputs are float32
-        "data": f"{DATASET_NAME} {DATASET_VERSION}",
+        "data": f"{DATASET_NAME} {IMAGES_VERSION}",
         "weights": _hash_of_tree(weights),
         **scorer.made_with,
         "products": _products(scorer.layout.platform),

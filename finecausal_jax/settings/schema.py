@@ -60,6 +60,15 @@ class Data:
     manual_dir: str = key(
         "data/FineDiving-HM", Affects.NOTHING, "The release as downloaded, or as rendered."
     )
+    frames_folder: str = key(
+        "FineDiving", Affects.NOTHING, "What the release calls its folder of frames."
+    )
+    masks_folder: str = key(
+        "FineDiving_HM", Affects.NOTHING, "What the release calls its folder of masks."
+    )
+    annotations_folder: str = key(
+        "Annotations", Affects.NOTHING, "What the release calls its folder of tables."
+    )
     data_dir: str = key("data/tfds", Affects.NOTHING, "What `build` writes and all else reads.")
     stored: str = key(
         "release",

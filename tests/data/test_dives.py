@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from finecausal_jax.data.dives import DiveInfo, DiveSource, dataset_folder
+from finecausal_jax.runtime.checksums import write_checksums
+from finecausal_jax.runtime.errors import InputError
 from tfds_finecausal.building import build_dataset
 from tfds_finecausal.rendered import render_release
 
@@ -40,6 +42,7 @@ def _change(folder, name, change):
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
+    write_checksums(path.parent)  # as other code would have built it
 
 
 def test_rows_match_the_table(data_dir):
@@ -54,10 +57,51 @@ def test_rows_match_the_table(data_dir):
             assert dive.info.key == (dive.info.competition, dive.info.index)
 
 
-def test_the_table_needs_no_records(copied):
+def test_the_table_needs_no_records_and_damaged_ones_are_named(copied):
     for path in copied.rglob("*array_record*"):
-        path.unlink()
-    assert len(DiveSource(copied, "train").infos) == 5
+        path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(InputError, match=r"damaged: build it again.*\n  .*bytes have changed"):
+        DiveSource(copied, "train")  # these small shards are compared at once
+    (dataset_folder(copied, "release") / "checksums.json").unlink()
+    source = DiveSource(copied, "train")
+    assert len(source.infos) == 5
+    with pytest.raises(InputError, match="record 2 of the train .* cannot be read .*: build"):
+        source[2]
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json", "metadata.json", "record"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "changed"])
+@pytest.mark.parametrize("known", [True, False])  # whether there are checksums
+def test_a_damaged_data_set_is_named(copied, name, damage, known):
+    folder = dataset_folder(copied, "release")
+    if not known:
+        (folder / "checksums.json").unlink()
+        if name != "record":
+            (folder / "record_checksums.json").unlink()
+    (path,) = folder.glob(f"*train*{name}*" if name == "record" else name)
+    data = path.read_bytes()
+    changed = {"cut": data[: len(data) // 2], "changed": _with_changed_byte(data)}
+    path.unlink()
+    if damage != "gone":
+        path.write_bytes(changed[damage])
+    with pytest.raises(InputError, match="launch.py build"):
+        list(DiveSource(copied, "train"))
+
+
+def _with_changed_byte(data):
+    place = len(data) // 5  # a record; the end of its file is empty
+    return data[:place] + bytes([data[place] ^ 128]) + data[place + 1 :]
+
+
+def test_a_data_set_of_the_version_before_is_read(copied):
+    before = [dive.frames for dive in DiveSource(copied, "train")]
+    folder = dataset_folder(copied, "release")
+    (folder / "checksums.json").unlink()  # there were none
+    (folder / "record_checksums.json").unlink()
+    info = json.loads((folder / "dataset_info.json").read_text())
+    (folder / "dataset_info.json").write_text(json.dumps(info | {"version": "1.0.0"}))
+    folder.rename(folder.with_name("1.0.0"))
+    assert [dive.frames for dive in DiveSource(copied, "train")] == before
 
 
 def test_rows_are_checked(data_dir):

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 
 from finecausal_jax.runtime.provenance import commit
 from tests.reliability import (
+    damaged_data,
     damaged_runs,
     hostile_images,
     hostile_pickles,
@@ -29,7 +30,7 @@ from tests.reliability import (
 from tests.reliability.case import Case
 
 BEGIN, END = "<!-- what `make reliability` writes -->\n", "<!-- end -->"
-GENERATORS = (damaged_runs, hostile_pickles, hostile_weights, hostile_images)
+GENERATORS = (damaged_runs, damaged_data, hostile_pickles, hostile_weights, hostile_images)
 
 
 def main() -> int:

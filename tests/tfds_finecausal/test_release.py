@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from tfds_finecausal.annotations import FILES, ReleaseError
-from tfds_finecausal.release import read_release, write_skipped
+from finecausal_jax.data.dives import DiveSource
+from finecausal_jax.runtime.errors import InputError
+from tfds_finecausal.annotations import FILES, Folders, ReleaseError
+from tfds_finecausal.building import build_dataset
+from tfds_finecausal.release import read_release, write_problems
 
 
 def _table(folder, table):
@@ -119,7 +122,7 @@ def test_skipping_leaves_the_bad_dives_out(spoiled, tmp_path):
     release = read_release(spoiled, skip=True)
     kept = [dive.info.key for dive in release.splits["train"]]
     assert kept == [key for key in keys if key != keys[2]]
-    write_skipped(release, tmp_path / "skipped.json")
+    write_problems(release.skipped, tmp_path / "skipped.json")
     rows = json.loads((tmp_path / "skipped.json").read_text())
     assert rows[0]["where"] == f"{keys[2][0]}/{keys[2][1]}"
     assert rows[0]["path"].startswith("FineDiving_HM/") and "missing" in rows[0]["what"]
@@ -260,5 +263,134 @@ def test_labels_outside_the_table_are_named(spoiled):
     assert whats == [
         "labels [77] are not in Sub_action_Types_Table.pkl",
         "fewer than two distinct frame labels, so no transition",
-        "frame labels are no list of integers",
+        "frame labels are no list of whole numbers",
     ]
+
+
+# --- The release as people have it ---------------------------------------------------------------
+
+
+def test_folders_of_other_names_are_one_problem_with_its_mend(spoiled):
+    (spoiled / "FineDiving").rename(spoiled / "FINADiving_MTL_256s")
+    (spoiled / "FineDiving_HM").rename(spoiled / "diving_mask_annotation")
+    with pytest.raises(InputError) as caught:
+        read_release(spoiled)
+    text = str(caught.value)
+    assert "Found are Annotations, FINADiving_MTL_256s, diving_mask_annotation" in text
+    assert "no folder FineDiving of frames: --config.data.frames_folder=FINADiving_MTL_256s" in text
+    assert "no folder FineDiving_HM of masks: --config.data.masks_folder=diving_mask_annot" in text
+    assert len(text.splitlines()) == 4
+    folders = Folders("FINADiving_MTL_256s", "diving_mask_annotation")
+    assert len(read_release(spoiled, folders=folders).splits["train"]) == 13
+
+
+def test_annotations_inside_the_frames_are_found(spoiled):
+    (spoiled / "Annotations").rename(spoiled / "FineDiving" / "Annotations")
+    with pytest.raises(InputError, match="config.data.annotations_folder=FineDiving/Annotations"):
+        read_release(spoiled)
+    folders = Folders(annotations="FineDiving/Annotations")
+    assert read_release(spoiled, folders=folders).warnings == ()
+
+
+def test_problems_are_grouped_and_all_of_them_in_a_file(spoiled, tmp_path):
+    train = _table(spoiled, "train")
+    for key in train:
+        folder = spoiled / "FineDiving_HM" / key[0] / str(key[1])
+        for path in sorted(folder.iterdir())[:3]:
+            path.unlink()
+    coarse = _table(spoiled, "coarse")
+    coarse[train[0]]["judge_scores"] = [-5.0]
+    _write(spoiled, "coarse", coarse)
+    with pytest.raises(ReleaseError) as caught:
+        build_dataset(spoiled, tmp_path / "data")
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith(f"{3 * len(train) + 1} problems in {len(train)} dives or tables")
+    assert sum("missing, there is a frame of that name" in line for line in lines) == 5
+    assert f"  ... and {3 * len(train) - 5} more of this kind" in lines
+    assert sum("judge_scores is [-5.0]" in line for line in lines) == 1
+    assert lines[-1] == f"All of them are in {tmp_path / 'data' / 'problems.json'}."
+    rows = json.loads((tmp_path / "data" / "problems.json").read_text())
+    assert len(rows) == 3 * len(train) + 1
+
+
+def test_another_dive_s_folder_and_masks_without_foreground_are_warnings(spoiled, tmp_path):
+    train = _table(spoiled, "train")
+    coarse = _table(spoiled, "coarse")
+    first = coarse[train[0]]["start_frame"]
+    coarse[train[0]] = coarse[train[0]] | {"start_frame": 7}
+    coarse[train[1]]["judge_scores"] = [45.0, 8.0, 55.5]  # both are in the real release
+    _write(spoiled, "coarse", coarse)
+    for path in _files(spoiled, "FineDiving_HM", train[2]):
+        Image.new("L", (64, 36), 1).save(path, quality=95)
+    said = []
+    folder = build_dataset(spoiled, tmp_path / "data", say=said.append)
+    rows = json.loads((folder / "warnings.json").read_text())
+    assert [row["where"] for row in rows] == [f"{c}/{i}" for c, i in train[:3]]
+    assert f"frames {first} to " in rows[0]["what"] and "another dive's folder?" in rows[0]["what"]
+    assert "judge_scores is [45.0, 8.0, 55.5], no judge gives more than 10" in rows[1]["what"]
+    assert rows[2]["what"] == "no mask has foreground, pixels from 128 to 255"
+    assert said[0].startswith(f"3 things are unusual, all in {folder / 'warnings.json'}:\n  ")
+    assert DiveSource(tmp_path / "data", "train").infos[1].judge_scores == (45.0, 8.0, 55.5)
+
+
+def test_masks_of_zeros_and_ones_are_an_error(spoiled):
+    for path in (spoiled / "FineDiving_HM").rglob("*.jpg"):
+        Image.new("L", (64, 36), 1).save(path)
+    with pytest.raises(ReleaseError, match="no mask of any dive has foreground.*multiplied by 255"):
+        read_release(spoiled)
+
+
+def test_a_small_diver_is_foreground(spoiled):
+    key = _table(spoiled, "train")[0]
+    for path in _files(spoiled, "FineDiving_HM", key):
+        mask = Image.new("L", (64, 36))
+        mask.paste(255, (20, 20, 23, 22))
+        mask.save(path, quality=95)
+    assert read_release(spoiled).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ((1, 1e300), "score is 1e+300, expected a number from 0.0 to 300.0"),
+        ((1, -1.0), "score is -1.0, expected a number from 0.0 to 300.0"),
+        ((1, float("nan")), "score is nan, expected"),
+        ((1, [80.0]), "score is [80.0], expected"),
+        ((1, 10**400), "score is 1000000000"),
+        ((1, "80"), "score is '80', expected"),
+        ((2, 1e-5), "difficulty is 1e-05, expected a number from 1.0 to 10.0"),
+        ((2, None), "difficulty is None, expected"),
+        ((0, ["407c"]), "unknown dive number: ['407c'] is no dive number"),
+        ((3, "none"), "transit frames are no list of whole numbers"),
+        ((3, [3.5]), "transit frames are no list of whole numbers"),
+        ((3, [10**400]), "transit frames are no list of whole numbers"),
+        ((4, [[1], [2]]), "frame labels are no list of whole numbers"),
+        ((4, [2**63] * 3), "frame labels are no list of whole numbers"),
+        ((4, {}), "frame labels are no list of whole numbers"),
+        (("judge_scores", [-5.0]), "judge_scores is [-5.0], expected some numbers from 0.0 to 100"),
+        (("judge_scores", []), "judge_scores is [], expected some numbers"),
+        (("judge_scores", {1: 2}), "judge_scores is {1: 2}, expected some numbers"),
+        (("judge_scores", [[8.0], 1]), "judge_scores is [[8.0], 1], expected some numbers"),
+        (("judge_scores", ["8", None]), "judge_scores is ['8', None], expected some numbers"),
+        (("judge_scores", [8.0] * 99), "judge_scores is [8.0, 8.0,"),
+    ],
+)
+def test_values_that_cannot_be_are_named_and_hide_nothing(spoiled, change, what):
+    train = _table(spoiled, "train")
+    place, value = change
+    table = "coarse" if place == "judge_scores" else "aqa"
+    content = _table(spoiled, table)
+    content[train[0]][place] = value
+    _write(spoiled, table, content)
+    next((spoiled / "FineDiving_HM" / train[1][0] / str(train[1][1])).iterdir()).unlink()
+    problems = _problems(spoiled).problems
+    assert problems[0].where == f"{train[0][0]}/{train[0][1]}" and what in problems[0].what
+    assert problems[-1].where == f"{train[1][0]}/{train[1][1]}"  # and the others are found
+
+
+def test_transit_frames_of_minus_one_are_kept(spoiled):
+    key = _table(spoiled, "train")[0]
+    aqa = _table(spoiled, "aqa")
+    aqa[key][3] = np.array([-1, 12])
+    _write(spoiled, "aqa", aqa)
+    assert read_release(spoiled).splits["train"][0].info.transit_frames == (-1, 12)

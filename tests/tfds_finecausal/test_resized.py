@@ -29,9 +29,10 @@ KEPT = dataclasses.replace(SQUEEZED, keep_aspect=True)
 
 
 @pytest.fixture(autouse=True)
-def _quiet():
+def _quiet(caplog):
     # TFDS recommends OpenCV in a log record; Pillow is what we want.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    with caplog.at_level(logging.ERROR, "absl"):
+        yield
 
 
 @pytest.fixture(scope="module")

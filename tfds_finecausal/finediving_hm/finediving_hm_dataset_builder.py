@@ -24,7 +24,16 @@ from finecausal_jax.data.dives import (
 )
 from finecausal_jax.data.resizing import Resize
 from finecausal_jax.runtime import progress as bars
-from tfds_finecausal.release import Release, ReleaseDive, read_release, write_skipped
+from tfds_finecausal.annotations import FOLDERS
+from tfds_finecausal.release import (
+    SKIPPED,
+    WARNINGS,
+    Release,
+    ReleaseDive,
+    read_release,
+    write_problems,
+)
+from tfds_finecausal.release_images import GreyMask
 from tfds_finecausal.resized_images import ResizedImages, resized_bytes
 
 Shard = Callable[[], Iterator[tuple[int, dict[str, Any]]]]
@@ -48,11 +57,16 @@ class Builder(tfds.core.ShardBasedBuilder):
         instead of stopping with an error that lists them.
       progress: whether to show how far it is.
       fingerprint: text kept in the metadata that tells which release was built.
+      folders: what the release's parts are called.
       resize: what the config `resized` resizes to, kept in its metadata.
     """
 
     VERSION = tfds.core.Version(DATASET_VERSION)
-    RELEASE_NOTES = {DATASET_VERSION: "First version."}
+    RELEASE_NOTES = {
+        "1.0.0": "First version.",
+        "2.0.0": "Points are float64, so that equal executions are equal. Masks that the release "
+        "has in colour are grey.",
+    }
     BUILDER_CONFIGS = [
         tfds.core.BuilderConfig(name=RELEASE, description="Frames and masks as released, JPEG."),
         tfds.core.BuilderConfig(
@@ -67,7 +81,7 @@ class Builder(tfds.core.ShardBasedBuilder):
     (https://github.com/PKU-ICST-MIPL/FineParser_CVPR2024). Unpack everything into one folder, the
     manual_dir (config.data.manual_dir), so that it holds
 
-        FineDiving/<competition>/<index>/<frame number, 5 digits>.jpg
+        FineDiving/<competition>/<index>/<frame number, at least 5 digits>.jpg
         FineDiving_HM/<competition>/<index>/<the same frame numbers>.jpg
         Annotations/train_split.pkl, test_split.pkl, fine-grained_annotation_aqa.pkl,
           FineDiving_coarse_annotation.pkl, FineDiving_fine-grained_annotation.pkl and
@@ -80,6 +94,7 @@ class Builder(tfds.core.ShardBasedBuilder):
     skip_bad = False
     progress = False
     fingerprint = ""
+    folders = FOLDERS
     resize = Resize(112, 200)  # Parity: what released weights saw
 
     def __init__(self, *, file_format: str = "array_record", **arguments: Any):
@@ -95,9 +110,9 @@ class Builder(tfds.core.ShardBasedBuilder):
                     "competition": tfds.features.Text(),
                     "index": np.int64,
                     "dive_number": tfds.features.Text(),
-                    "score": np.float32,
-                    "difficulty": np.float32,
-                    "judge_scores": tfds.features.Sequence(np.float32),
+                    "score": _points(()),
+                    "difficulty": _points(()),
+                    "judge_scores": _points((None,)),
                     "sub_action_names": tfds.features.Sequence(tfds.features.Text()),
                     "transit_frames": tfds.features.Sequence(np.int64),
                 }
@@ -122,7 +137,12 @@ class Builder(tfds.core.ShardBasedBuilder):
     def _shard_iterators_per_split(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, list[Shard]]:
-        release = read_release(dl_manager.manual_dir, skip=self.skip_bad, progress=self.progress)
+        release = read_release(
+            dl_manager.manual_dir,
+            skip=self.skip_bad,
+            progress=self.progress,
+            folders=self.folders,
+        )
         self._write_metadata(release)
         dives = [dive for split in release.splits.values() for dive in split]
         shown = bars.progress(len(dives), "building", "dives", show=self.progress)
@@ -131,8 +151,9 @@ class Builder(tfds.core.ShardBasedBuilder):
         return {name: _shards(split, bar, resize) for name, split in release.splits.items()}
 
     def _write_metadata(self, release: Release) -> None:
-        if release.skipped:
-            write_skipped(release, self.data_path / "skipped.json")
+        for name, problems in ((SKIPPED, release.skipped), (WARNINGS, release.warnings)):
+            if problems:
+                write_problems(problems, self.data_path / name)
         self.info.metadata[TABLE_KEY] = {
             name: [dive.info.to_json() for dive in split] for name, split in release.splits.items()
         }
@@ -142,6 +163,11 @@ class Builder(tfds.core.ShardBasedBuilder):
         self.info.metadata[FINGERPRINT_KEY] = self.fingerprint
         if self.builder_config.name == RESIZED:
             self.info.metadata[RESIZE_KEY] = dataclasses.asdict(self.resize)
+
+
+def _points(shape: tuple[int | None, ...]) -> tfds.features.Tensor:
+    """float64 to the bit; TFDS's records would round other encodings of it to float32."""
+    return tfds.features.Tensor(shape=shape, dtype=np.float64, encoding="bytes")
 
 
 def _shards(
@@ -164,10 +190,14 @@ def _examples(
     for row in range(start, end):
         info = dives[row].info
         example = info.to_json()
+        example["judge_scores"] = np.array(info.judge_scores, np.float64)
         # Paths, not bytes: TFDS stores a file's bytes as they are, and keeps the examples of a
         # shard until it is complete. For the same reason pixels come when they are asked for.
         for kind, mode in (("frames", "RGB"), ("masks", "L")):
             paths = getattr(dives[row], kind)
-            example[kind] = ResizedImages(paths, mode, resize) if resize else list(paths)
+            if resize:
+                example[kind] = ResizedImages(paths, mode, resize)
+            else:
+                example[kind] = list(paths) if kind == "frames" else list(map(GreyMask, paths))
         bar.update()
         yield row, example
