@@ -32,6 +32,7 @@ from finecausal_jax.data.preprocessing import (
     training_video,
 )
 from finecausal_jax.data.sources import Clips, Dives
+from finecausal_jax.runtime.errors import InputError
 
 # Grain's `repeat()` without a number overflows `len` after `batch`. Its shuffle has this many
 # different epochs.
@@ -126,7 +127,8 @@ def training_batches(
     if epochs is not None:
         batches = batches[: -(-dives * epochs // batch_size)]
     identity = {"seed": int(seed), "batch_size": int(batch_size), "dives": dives}
-    return Batches(batches.map(load), workers, identity)
+    videos = 2 * len(range(batch_size)[share.of(batch_size)])
+    return Batches(batches.map(load), workers, identity, videos * _bytes_of(preprocessing))
 
 
 def evaluation_videos(
@@ -170,7 +172,12 @@ def evaluation_videos(
         "dives": len(rows),
         "rows": seeding.digest("rows", rows) % 2**32,
     }
-    return Batches(batches, workers, identity)
+    return Batches(batches, workers, identity, batch_size * _bytes_of(preprocessing))
+
+
+def _bytes_of(preprocessing: Preprocessing) -> int:
+    """Of a video's frames and masks."""
+    return preprocessing.frames * preprocessing.frame_size**2 * (3 + 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +201,7 @@ class _LoadPairs(grain.transforms.Map):
                 rng = seeding.generator("video", self.seed, epoch, key, role)
                 dive = self.source[chosen]
                 if dive.masks is None:
-                    raise ValueError(f"dive {dive.key} has no masks, which training needs")
+                    raise InputError(f"dive {dive.key} has no masks, which training needs")
                 video = training_video(dive, self.preprocessing, rng)
                 videos.append(_pixels(video, chosen) | _labels(dive.info, video))
         return {"query": _stack(queries), "exemplar": _stack(partners)}

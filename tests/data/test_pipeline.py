@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
+import multiprocessing
+import os
+import pathlib
 import pickle
+import re
+import signal
+import types
 
 import grain
 import jax
@@ -15,9 +22,11 @@ from etils import epath
 from synthetic_dives import SomeDives, make_info, with_images
 
 from finecausal_jax.data import exemplars, pipeline, preprocessing
+from finecausal_jax.data.batches import Batches
 from finecausal_jax.data.pipeline import Share
 from finecausal_jax.data.preprocessing import Preprocessing
 from finecausal_jax.data.sources import ClipList
+from finecausal_jax.runtime.errors import InputError
 
 SMALL = Preprocessing(frames=6, frame_size=8, resize_width=10, resize_height=12)
 NUMBERS = ["107b"] * 4 + ["5253b"] * 2 + ["301c"]
@@ -193,6 +202,54 @@ def test_worker_processes_change_nothing(source, monkeypatch):
     resumed = training(source, batch_size=3)
     resumed.set_state(state)
     assert_same(take(resumed, 2), plain[4:])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ends(grain.transforms.Map):
+    """Ends its process at the third batch, once, as a full shared memory does."""
+
+    marker: pathlib.Path
+
+    def map(self, element):
+        if element == 2 and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGBUS)
+        return {"number": np.array([element])}
+
+
+def test_a_worker_that_ends_is_replaced_once(tmp_path, caplog):
+    batches = grain.MapDataset.range(4)
+    iterator = Batches(batches.map(_Ends(tmp_path / "ended")), 1, {})
+    with contextlib.closing(iterator):
+        # Ctrl-C and SIGTERM are left to this process.
+        assert int(next(iterator)["number"][0]) == 0
+        (worker,) = multiprocessing.active_children()
+        status = pathlib.Path(f"/proc/{worker.pid}/status")
+        if status.exists():
+            (blocked,) = re.findall(r"SigBlk:\s*(\w+)", status.read_text())
+            wanted = 1 << (signal.SIGINT - 1) | 1 << (signal.SIGTERM - 1)
+            assert int(blocked, 16) & wanted == wanted
+        assert [int(batch["number"][0]) for batch in iterator] == [1, 2, 3]
+    assert "loading batch 2: Worker process was terminated unexpectedly with exit code -7" in (
+        caplog.text
+    )
+
+
+def test_a_batch_that_ends_every_worker_is_an_error(monkeypatch):
+    def end(self):
+        raise RuntimeError("Worker process was terminated unexpectedly with exit code -7.")
+
+    monkeypatch.setattr(Batches, "_take", end)
+    with pytest.raises(InputError, match=r"batch 0 ended its worker .*-7.*shm-size"):
+        next(Batches(grain.MapDataset.range(4), 1, {}))
+
+
+def test_too_little_shared_memory_is_known_before_the_start(source, monkeypatch):
+    usage = types.SimpleNamespace(free=10**4)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    with pytest.raises(InputError, match="/dev/shm has 0 MB free, expected some .*--shm-size"):
+        training(source, batch_size=3, workers=2)
+    training(source, batch_size=3)
 
 
 @pytest.mark.parametrize(
