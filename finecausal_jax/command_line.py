@@ -147,15 +147,14 @@ def run(command: Any, rest: Sequence[str]) -> int:
     """
     from absl import logging
 
-    from finecausal_jax.runtime import files, interruption
+    from finecausal_jax.runtime import interruption
 
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # libraries tell their every step at INFO
     try:
         if len(rest) > 1:
             raise InputError(f"unexpected arguments {list(rest[1:])}: flags start with --")
-        if "workdir" in flags.FLAGS and flags.FLAGS["workdir"].value:
-            files.check_folder(flags.FLAGS["workdir"].value, "--workdir", writable=False)
+        _check_places(command)
         with interruption.raising():
             return command.run(flags.FLAGS) or 0
     except interruption.Interrupted as ended:
@@ -174,6 +173,25 @@ def run(command: Any, rest: Sequence[str]) -> int:
         if advice:
             error.add_note(f"launch.py: {advice}")
         raise
+
+
+def _check_places(command: Any) -> None:
+    """Expands `~` in flags; refuses addresses, and places that cannot be written, before the work.
+
+    Raises:
+      InputError: names the flag.
+    """
+    from finecausal_jax.runtime import files, places
+
+    for flag in flags.FLAGS.get_key_flags_for_module(getattr(command, "__name__", "")):
+        if isinstance(flag.value, str) and flag.name != "config":
+            flag.value = places.local(flag.value, f"--{flag.name}")
+    workdir = flags.FLAGS["workdir"].value if "workdir" in flags.FLAGS else None
+    if workdir:
+        reads = getattr(command, "ONLY_READS_WORKDIR", False)
+        files.check_folder(workdir, "--workdir", writable=not reads)
+    if "output" in flags.FLAGS and flags.FLAGS["output"].value:
+        files.check_folder(pathlib.Path(flags.FLAGS["output"].value).parent, "folder of --output")
 
 
 def _define_flags(command: Any) -> None:

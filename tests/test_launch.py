@@ -126,6 +126,22 @@ def test_a_config_file_of_something_else_is_explained(tmp_path, text, found):
     assert re.fullmatch(f"launch.py: .*{found}.*\n", result.stderr)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["--workdir=gs://bucket/run"], "--workdir=gs://bucket/run: expected a path of this"),
+        (["--workdir=a[0]"], r"--workdir='/.*/a\[0\]': the path holds '\[', '\]', which"),
+        (["--config.data.data_dir=s3://b"], "config.data.data_dir=s3://b: expected a path of this"),
+    ],
+)
+def test_places_are_of_this_machine(tmp_path, arguments, found):
+    data = f"--config.data.data_dir={tmp_path / 'data'}"
+    result = launch("build", "--config=configs/demo.py", data, *arguments)
+    assert result.returncode == 2
+    assert re.match(f"launch.py: .*{found}", result.stderr), result.stderr
+    assert not list(tmp_path.rglob("*_info.json"))
+
+
 def test_importing_starts_no_device_and_no_other_framework():
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts)

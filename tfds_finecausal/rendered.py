@@ -26,6 +26,7 @@ import numpy as np
 
 from finecausal_jax.runtime import progress as bars
 from finecausal_jax.runtime.errors import InputError
+from finecausal_jax.runtime.files import check_folder
 from finecausal_jax.runtime.json_files import read_json
 from tfds_finecausal import rendered_motion, rendered_scene, rendered_venue
 from tfds_finecausal.dive_numbers import parse_dive_number, sub_action_table
@@ -67,6 +68,7 @@ def render_release(
         raise InputError(f"unknown render settings {', '.join(unknown)}: expected some of {known}")
     plan = Settings(**settings)
     output = pathlib.Path(output_dir).absolute()
+    check_folder(output, "config.data.manual_dir")
     stamp = {"version": RENDERER_VERSION, **dataclasses.asdict(plan), "frames": list(plan.frames)}
     if output.exists() and any(output.iterdir()):
         if not (output / MARKER).is_file():

@@ -16,6 +16,7 @@ from typing import Any
 from finecausal_jax.runtime.errors import InputError
 
 NEEDS_CONFIG = False
+ONLY_READS_WORKDIR = True
 
 
 def define_flags() -> None:

@@ -75,6 +75,14 @@ def check_folder(path: str | os.PathLike[str], name: str, *, writable: bool = Tr
       writable: whether something will be written into it.
     """
     path = pathlib.Path(path).absolute()
+    # Orbax takes brackets for a pattern and a backslash for a slash, and writes what it cannot find
+    # again; array_record ends a name at a line break.
+    bad = sorted({one for one in str(path) if one in "[]\\" or ord(one) < 32})
+    if bad:
+        raise InputError(
+            f"{name}={str(path)!r}: the path holds {', '.join(map(repr, bad))}, which libraries "
+            "that write there cannot have in one: rename the folder or choose another"
+        )
     found = next(one for one in (path, *path.parents) if one.exists() or one.is_symlink())
     if not found.is_dir():
         raise InputError(

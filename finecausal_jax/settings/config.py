@@ -12,6 +12,7 @@ from typing import Any
 
 import ml_collections
 
+from finecausal_jax.runtime import places
 from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.settings import schema
 from finecausal_jax.settings.schema import Affects, Settings
@@ -165,6 +166,11 @@ def _owner(field: dataclasses.Field) -> type:
 def _checked(name: str, field: dataclasses.Field, value: Any) -> tuple[Any, list[str]]:
     """A value in the type of its field, and what is wrong with it."""
     kinds, rules = _kinds(field), field.metadata
+    if isinstance(value, str):
+        try:
+            value = places.local(value, f"config.{name}")
+        except InputError as error:
+            return value, [str(error)]
     if float in kinds and type(value) is int:
         value = float(value)
     if tuple in kinds and isinstance(value, (list, tuple)):
