@@ -235,19 +235,20 @@ class DiveSource:
             if self._checksums and zlib.crc32(record) != self._checksums[row]:
                 raise ValueError("its bytes have changed")
             example = self._parser.parse_example(record)
+            stored = (example["competition"].decode(), example["index"])
+            clip = from_record(example, info.key, info.frame_numbers, self.resize)
         except Exception as error:  # damaged shards make array_record raise nearly anything
             reason = (str(error).splitlines() or [""])[0][:200]
             raise InputError(
                 f"record {row} of the {self.split} split in {self.data_dir}, dive {info.key}, "
                 f"cannot be read ({type(error).__name__}: {reason}): {_AGAIN}"
             ) from error
-        stored = (example["competition"].decode(), example["index"])
         if stored != info.key:
             raise InputError(
                 f"record {row} of the {self.split} split in {self.data_dir} is dive {stored}, its "
                 f"table says {info.key}: the files were mixed up, delete the folder and build again"
             )
-        return Dive(info, from_record(example, info.key, info.frame_numbers, self.resize))
+        return Dive(info, clip)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_records": None, "_parser": None}

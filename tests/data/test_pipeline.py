@@ -230,9 +230,9 @@ def test_a_worker_that_ends_is_replaced_once(tmp_path, caplog):
             wanted = 1 << (signal.SIGINT - 1) | 1 << (signal.SIGTERM - 1)
             assert int(blocked, 16) & wanted == wanted
         assert [int(batch["number"][0]) for batch in iterator] == [1, 2, 3]
-    assert "loading batch 2: Worker process was terminated unexpectedly with exit code -7" in (
-        caplog.text
-    )
+    # Batch 2, or 1 where that was on its way.
+    told = r"loading batch [12]: Worker process was terminated unexpectedly with exit code -7"
+    assert re.search(told, caplog.text)
 
 
 def test_a_batch_that_ends_every_worker_is_an_error(monkeypatch):

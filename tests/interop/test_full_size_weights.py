@@ -115,12 +115,13 @@ def test_pretrained_networks_fill_their_trunks(tmp_path, seeded, write_flat, suf
 def test_converting_takes_under_a_minute_and_2_gb(tmp_path, seeded, reference):
     seeded.save_pth(tmp_path / "best.pth", 0)
     program = (
-        "import atexit, launch, sys\n"
+        "import atexit, pathlib, sys\n"
+        "from finecausal_jax import command_line\n"
         "def show():\n"
         "    lines = open('/proc/self/status').read().splitlines()\n"
         "    print(next(line for line in lines if line.startswith('VmHWM')))\n"
         "atexit.register(show)\n"
-        "launch.main(['launch.py', *sys.argv[1:]])\n"
+        "command_line.main(['launch.py', *sys.argv[1:]], pathlib.Path.cwd())\n"
     )
     arguments = ["convert", f"--source={tmp_path / 'best.pth'}", f"--workdir={tmp_path / 'run'}"]
     start = time.monotonic()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import multiprocessing
 import pathlib
 import random
 import shutil
+import zipfile
 from collections.abc import Iterator
 
 import numpy as np
@@ -118,6 +120,10 @@ def _banks(folder: pathlib.Path, rng: random.Random) -> Iterator[Case]:
     with (pickled / names[0]).open("wb") as file:
         np.savez(file, competition=np.array([_Runs(ran), _Runs(ran)], object))
     yield Case("bank", "arrays of objects", functools.partial(read, pickled), ERROR, ran)
+    vast = folder / "bank-vast"
+    shutil.copytree(whole, vast)
+    _write_vast(vast / names[0])
+    yield Case("bank", "an array of 10**12 values by its header", functools.partial(read, vast))
     for number, text in enumerate((*NO_JSON, *OTHER_JSON, _outside())):
         copy = folder / f"bank-index-{number}"
         shutil.copytree(whole, copy)
@@ -192,6 +198,16 @@ def _write_bank(folder: pathlib.Path) -> list[str]:
         ]
         bank._write_shard(folder / name, part)
     return sorted(shards)
+
+
+def _write_vast(path: pathlib.Path) -> None:
+    """Writes a shard whose arrays say that they are vast, and are not."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("competition", "index", "transitions"):
+            header = io.BytesIO()
+            shape = {"descr": "<f4", "fortran_order": False, "shape": (10**12,)}
+            np.lib.format.write_array_header_1_0(header, shape)
+            archive.writestr(f"{name}.npy", header.getvalue())
 
 
 def _outside() -> str:
