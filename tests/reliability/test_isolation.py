@@ -11,7 +11,7 @@ from finecausal_jax.runtime.errors import InputError
 from tests.reliability import isolation
 from tests.reliability.case import EITHER, ERROR, READ, Case
 
-isolation.LIMIT_S, isolation.LIMIT_BYTES = 1.0, 3 * 10**8
+isolation.LIMIT_BYTES = 3 * 10**8
 ran = pathlib.Path(sys.argv[1]) / "ran"
 
 def refuse():
@@ -33,7 +33,11 @@ cases = [
     Case("x", "memory", lambda: [bytearray(10**8) for _ in range(9)], ERROR),
     Case("x", "ran", lambda: (ran.touch(), refuse()), ERROR, ran),
 ]
-print(json.dumps([isolation.run(case).problem for case in cases]))
+problems = []
+for case in cases:
+    isolation.LIMIT_S = 0.5 if case.name == "slow" else 60.0  # others' machines are busy
+    problems.append(isolation.run(case).problem)
+print(json.dumps(problems))
 """
 
 
