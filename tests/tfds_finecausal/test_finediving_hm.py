@@ -2,6 +2,7 @@ import json
 import logging
 import pathlib
 import pickle
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -16,6 +17,8 @@ from configs import demo
 from finecausal_jax.commands import build as build_command
 from finecausal_jax.data.dives import DATASET_NAME, DATASET_VERSION, DiveSource, dataset_folder
 from finecausal_jax.data.resizing import Resize
+from finecausal_jax.runtime.errors import InputError
+from finecausal_jax.runtime.locks import only_one
 from tfds_finecausal import building
 from tfds_finecausal.annotations import FILES, ReleaseError
 from tfds_finecausal.finediving_hm import finediving_hm_dataset_builder
@@ -286,3 +289,27 @@ def test_shards_follow_tfds(small_release):
     spans = [shard.args[1:3] for shard in shards]
     assert len(spans) >= 2 and spans[0][0] == 0 and spans[-1][1] == len(dives)
     assert [end for _, end in spans[:-1]] == [start for start, _ in spans[1:]]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [("metadata.json", "cut"), ("features.json", "gone"), ("train", "gone"), ("train", "flipped")],
+)
+def test_what_cannot_be_read_is_not_kept(small_release, built, tmp_path, name, damage):
+    shutil.copytree(built, tmp_path / "data")
+    folder = dataset_folder(tmp_path / "data", "release")
+    (path,) = folder.glob(f"*{name}*")
+    data = path.read_bytes()
+    path.unlink()
+    if damage != "gone":
+        place = len(data) // 5
+        flipped = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+        path.write_bytes(flipped if damage == "flipped" else data[:place])
+    with pytest.raises(InputError, match="is damaged: build it again with .*--overwrite"):
+        building.build_dataset(small_release, tmp_path / "data")
+
+
+def test_two_builds_at_once_are_refused(small_release, tmp_path):
+    used = pytest.raises(InputError, match="data is in use by a build, process")
+    with only_one(tmp_path / "data", "a build"), used:
+        building.build_dataset(small_release, tmp_path / "data")
