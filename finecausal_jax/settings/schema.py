@@ -304,11 +304,37 @@ class Rendered:
     width: int = key(455, Affects.NOTHING, "Width of a frame, pixels.", least=32)
     height: int = key(256, Affects.NOTHING, "Height of a frame, pixels.", least=32)
     seed: int = key(0, Affects.NOTHING, "Fixes everything that is drawn.", least=0)
-    background_bias: float = key(
+    frames: tuple[int, ...] = key(
+        (96, 108), Affects.NOTHING, "Least and largest number of frames of a dive."
+    )
+    competitions: int = key(
+        8, Affects.NOTHING, "How many competitions, each with its own looks and judges.", least=2
+    )
+    unseen_competitions: int = key(
+        0,
+        Affects.NOTHING,
+        "How many of them hold all test dives and no training dive; 0: test dives are from all.",
+        least=0,
+    )
+    dive_numbers: int = key(12, Affects.NOTHING, "How many dive numbers occur.", least=1)
+    confounders: str = key(
+        "",
+        Affects.NOTHING,
+        "Parts of the venue that go by a cue a dive: some of background, clothing, camera and "
+        "lighting, with commas between, or all.",
+    )
+    confounding: float = key(
         0.0,
         Affects.NOTHING,
-        "How far the walls' colour tells the quality of training dives (not of test dives).",
-        least=0,
+        "How strongly the cue tells the quality of a training dive: 0 to 1, or to -1 turned round.",
+        least=-1,
+        most=1,
+    )
+    test_confounding: float = key(
+        0.0,
+        Affects.NOTHING,
+        "The same of a test dive; 0 is untied.",
+        least=-1,
         most=1,
     )
 

@@ -14,7 +14,7 @@ from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.settings import config as configs
 from finecausal_jax.settings import default_config, read, schema, workdirs
 from finecausal_jax.settings.schema import Affects
-from tfds_finecausal import rendered_plan
+from tfds_finecausal.rendered import plan as rendered_plan
 
 ROOT = pathlib.Path(__file__).parents[2]
 

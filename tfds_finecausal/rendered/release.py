@@ -1,9 +1,10 @@
 """Renders a synthetic release in FineDiving-HM's layout, to run everything without the real data.
 
-The real videos need a signed agreement with their authors. This module draws dives instead: an
+The real videos need a signed agreement with their authors. This package draws dives instead: an
 articulated diver in a hall, executed well or badly in the ways judges look at, marked by a panel
 as in the sport, and written with the file names, image formats and six annotation pickles of the
-real release. Results on it say that the code works, never how well a model scores real dives.
+real release. `RENDERED.json` beside them holds the truth that no real release has, see `truth`.
+Results on it say that the code works, never how well a model scores real dives.
 
     python -m tfds_finecausal.rendered --output=data/rendered --train_dives=180 --test_dives=60
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import dataclasses
-import json
+import io
 import multiprocessing
 import os
 import pathlib
@@ -23,18 +24,21 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from finecausal_jax.runtime import progress as bars
 from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.runtime.files import check_folder
-from finecausal_jax.runtime.json_files import read_json
-from tfds_finecausal import rendered_motion, rendered_scene, rendered_venue
 from tfds_finecausal.dive_numbers import parse_dive_number, sub_action_table
-from tfds_finecausal.rendered_plan import DivePlan, Settings, plan_dives
+from tfds_finecausal.rendered.motion import simulate
+from tfds_finecausal.rendered.plan import DivePlan, Settings, plan_dives
+from tfds_finecausal.rendered.scene import Picture, Splash, draw_frames, draw_looks, draw_shake
+from tfds_finecausal.rendered.streams import Purpose, stream
+from tfds_finecausal.rendered.truth import MARKER, read_stamp, stamp, truth
+from tfds_finecausal.rendered.venue import show_cue
 
-RENDERER_VERSION = 2  # raise it when the same settings give other bytes
-MARKER = "RENDERED.json"  # only a folder with this file is ever replaced
 NOTICE = "RENDERED.md"
+JPEG_QUALITY = 88
 
 
 def render_release(
@@ -69,15 +73,13 @@ def render_release(
     plan = Settings(**settings)
     output = pathlib.Path(output_dir).absolute()
     check_folder(output, "config.data.manual_dir")
-    stamp = {"version": RENDERER_VERSION, **dataclasses.asdict(plan), "frames": list(plan.frames)}
     if output.exists() and any(output.iterdir()):
         if not (output / MARKER).is_file():
             raise InputError(
                 f"{output} is not empty and was not rendered by this command (no {MARKER} in it): "
                 "choose another folder"
             )
-        mend = f"delete {output} and render again"
-        if read_json(output / MARKER, "settings of a rendered release", mend) == stamp:
+        if read_stamp(output) == stamp(plan):
             return output
     partial = output.with_name(f".{output.name}.incomplete")
     shutil.rmtree(partial, ignore_errors=True)  # what an interrupted run left
@@ -87,50 +89,46 @@ def render_release(
         _draw_all(dives, plan, partial, workers, progress)
         _write_annotations(dives, partial / "Annotations")
         (partial / NOTICE).write_text(_notice(plan))
-        (partial / MARKER).write_text(json.dumps(stamp, indent=1))
+        (partial / MARKER).write_text(truth(plan, dives))
         _replace(output, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return output
 
 
-def draw_dive(dive: DivePlan, settings: Settings) -> Iterator[tuple[bytes, bytes]]:
+def draw_dive(dive: DivePlan, settings: Settings) -> Iterator[Picture]:
     """Draws the pictures of a dive.
+
+    Each purpose has random numbers of its own, so a dive of which one thing is replaced, such as
+    one aspect of its execution, its venue or its cue, is drawn as it was in all else.
 
     Args:
       dive: the dive.
-      settings: size of the frames, seed and background bias.
-
-    Yields:
-      JPEG bytes of each frame and of its mask.
+      settings: size of the frames, seed, and which parts of the venue show the cue.
     """
-    rng = np.random.default_rng((settings.seed, 2, dive.number))
-    body_height = float(rng.uniform(1.6, 1.78))
-    looks = rendered_scene.draw_looks(rng)
-    venue, bias = dive.venue, settings.background_bias
-    if bias > 0.0:
-        told = zip(venue.wall, rendered_venue.cue_colour(dive.cue), strict=True)
-        wall = tuple((1.0 - bias) * own + bias * cue for own, cue in told)
-        venue = dataclasses.replace(venue, wall=wall)
-    motion = rendered_motion.simulate(
+
+    def rng(purpose: Purpose) -> np.random.Generator:
+        return stream(settings.seed, purpose, dive.number)
+
+    venue = show_cue(dive.venue, dive.cue, settings.tied)
+    motion = simulate(
         parse_dive_number(dive.dive_number),
         dive.execution,
         dive.timeline,
+        dive.habits,
         board_height=venue.board_height,
-        body_height=body_height,
-        view=venue.view,
-        rng=rng,
+        view=venue.camera.view,
     )
-    return rendered_scene.draw_frames(
+    return draw_frames(
         motion,
         dive.timeline,
-        1.0 - dive.execution.splash,
         venue,
-        looks,
+        draw_looks(rng(Purpose.DIVER)),
+        Splash(1.0 - dive.execution.splash, rng(Purpose.SPLASH)),
+        draw_shake(dive.timeline.frames, rng(Purpose.SHAKE)),
         width=settings.width,
         height=settings.height,
-        body_height=body_height,
-        rng=rng,
+        body_height=dive.habits.body_height,
     )
 
 
@@ -151,12 +149,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--height", type=int, default=default.height, help="frame height; 256 in the real release")
     add("--seed", type=int, default=default.seed, help="same seed, same bytes")
     add("--competitions", type=int, default=default.competitions, help="each with its own looks")
+    add(
+        "--unseen_competitions",
+        type=int,
+        default=default.unseen_competitions,
+        help="how many of them hold the test dives alone; 0: test dives are from all of them",
+    )
     add("--dive_numbers", type=int, default=default.dive_numbers, help="how many dive numbers")
     add(
-        "--background_bias",
+        "--confounders",
+        default=default.confounders,
+        help="parts of the venue that go by a cue a dive: some of background, clothing, camera and "
+        "lighting, with commas between, or all",
+    )
+    add(
+        "--confounding",
         type=float,
-        default=default.background_bias,
-        help="0 to 1: how far the walls tell a training dive's quality (never a test dive's)",
+        default=default.confounding,
+        help="how strongly the cue tells a training dive's quality: 0 to 1, or to -1 turned round",
+    )
+    add(
+        "--test_confounding",
+        type=float,
+        default=default.test_confounding,
+        help="the same of test dives: 0 is untied",
     )
     add("--workers", type=int, default=None, help="processes; default one a core, 0 for none")
     options = vars(parser.parse_args(arguments))
@@ -203,9 +219,15 @@ def _write_dive(dive: DivePlan, settings: Settings, folder: pathlib.Path) -> Non
     masks = folder / "FineDiving_HM" / dive.competition / str(dive.index)
     frames.mkdir(parents=True)
     masks.mkdir(parents=True)
-    for number, (frame, mask) in enumerate(draw_dive(dive, settings), start=dive.first_frame):
-        (frames / f"{number:05d}.jpg").write_bytes(frame)
-        (masks / f"{number:05d}.jpg").write_bytes(mask)
+    for number, picture in enumerate(draw_dive(dive, settings), start=dive.first_frame):
+        (frames / f"{number:05d}.jpg").write_bytes(_jpeg(picture.frame))
+        (masks / f"{number:05d}.jpg").write_bytes(_jpeg(picture.diver))
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
 
 
 def _write_annotations(dives: list[DivePlan], folder: pathlib.Path) -> None:
@@ -254,14 +276,14 @@ def _write_annotations(dives: list[DivePlan], folder: pathlib.Path) -> None:
 def _notice(settings: Settings) -> str:
     return (
         "# Rendered data, not FineDiving\n\n"
-        "Every file in this folder was made by a program (tfds_finecausal/rendered.py of the\n"
+        "Every file in this folder was made by a program (tfds_finecausal/rendered of the\n"
         "FineCausal JAX port) in the layout of the FineDiving-HM release. It holds nothing of\n"
         "the real videos, annotations or masks. Figures measured on it show that code works;\n"
         "they say nothing about how well a model scores real dives.\n\n"
         f"Assumed where the real data would be needed: {settings.train_dives} training and "
-        f"{settings.test_dives} test dives, execution\nquality drawn uniformly and independently "
-        "of the dive number, judges who see exactly\nwhat is drawn (with a little noise), one "
-        "diver a dive.\n"
+        f"{settings.test_dives} test dives, every\naspect of execution drawn evenly and "
+        "independently of all else, judges who see exactly\nwhat is drawn (with a little noise), "
+        "one diver a dive. RENDERED.json holds the truth.\n"
     )
 
 
@@ -275,7 +297,3 @@ def _replace(output: pathlib.Path, partial: pathlib.Path) -> None:
         shutil.rmtree(old)
     else:
         partial.rename(output)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,23 +1,30 @@
-"""Draws a rendered dive: camera, diver, splash, and the mask of the diver."""
+"""Draws a rendered dive: camera, diver, splash, and the masks of diver and splash."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageChops, ImageDraw
 
-from tfds_finecausal import rendered_venue
-from tfds_finecausal.rendered_body import JOINTS
-from tfds_finecausal.rendered_motion import Motion, Timeline
-from tfds_finecausal.rendered_venue import VISIBLE_METRES, Venue, rgb
+from tfds_finecausal.rendered.body import JOINTS
+from tfds_finecausal.rendered.motion import Motion, Timeline
+from tfds_finecausal.rendered.venue import (
+    VISIBLE_METRES,
+    WATER_CAMERA,
+    Colour,
+    Venue,
+    keep_in_reach,
+    paint_canvas,
+    rgb,
+)
 
-JPEG_QUALITY = 88
-WATER_CAMERA = 0.5  # the camera's centre stays this far above the water, metres
-SPLASH_WIDTH = 0.36  # of the frame's width, the widest splash
+SPLASH_WIDTH = 3.2  # metres, the widest splash
 SPLASH_HEIGHT = 1.35  # metres, the highest
+MOST_DROPS = 80
 
 # Limbs as (joint, joint, radius, radius) in units of body height; drawn a little stouter than life
 # because a limb of a pixel disappears.
@@ -27,67 +34,67 @@ _TORSO = (("hip", "waist", 0.062, 0.058), ("waist", "shoulder", 0.058, 0.066))
 _HEAD_RADIUS = 0.062
 
 
+class Picture(NamedTuple):
+    """A frame, before it is compressed.
+
+    Attributes:
+      frame: uint8 [h, w, 3], RGB.
+      diver: uint8 [h, w], 255 on the diver, 0 elsewhere, between the two along the outline.
+      splash: the same of the water thrown up.
+    """
+
+    frame: UInt8[np.ndarray, "h w 3"]
+    diver: UInt8[np.ndarray, "h w"]
+    splash: UInt8[np.ndarray, "h w"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Looks:
-    """A diver's colours, RGB in 0..1."""
+    """A diver's colours."""
 
-    skin: tuple[float, float, float]
-    hair: tuple[float, float, float]
+    skin: Colour
+    hair: Colour
 
 
 def draw_looks(rng: np.random.Generator) -> Looks:
     """Draws a diver's colours."""
     tone = rng.uniform(0.45, 1.0)
     skin = (0.93 * tone, 0.74 * tone**1.15, 0.62 * tone**1.3)
-    return Looks(skin, tuple((rng.uniform(0.05, 0.4) * np.array((1.0, 0.8, 0.6))).tolist()))
+    red, green, blue = (rng.uniform(0.05, 0.4) * np.array((1.0, 0.8, 0.6))).tolist()
+    return Looks(skin, (red, green, blue))
 
 
 def draw_frames(
     motion: Motion,
     timeline: Timeline,
-    splash: float,
     venue: Venue,
     looks: Looks,
+    splash: Splash,
+    shake: np.ndarray,
     *,
     width: int,
     height: int,
     body_height: float,
-    rng: np.random.Generator,
-) -> Iterator[tuple[bytes, bytes]]:
+) -> Iterator[Picture]:
     """Draws every frame of a dive.
 
     Args:
       motion: joint positions.
       timeline: when the hands touch the water.
-      splash: amount of water thrown up, 0 to 1.
       venue: looks of the competition.
       looks: the diver's colours.
+      splash: the water thrown up.
+      shake: float64 [n, 2], the camera's jitter, of deviation 1; see `draw_shake`.
       width: frame width, pixels.
       height: frame height, pixels.
       body_height: the diver's height, metres.
-      rng: random generator for the camera's jitter and the shape of the splash.
-
-    Yields:
-      The JPEG bytes of a frame (RGB) and of its mask (grey: 255 on the diver, 0 elsewhere).
     """
     # Small frames need finer supersampling for limbs of a pixel.
     finer = 3 if height < 160 else 2
-    scale = finer * height * venue.zoom / VISIBLE_METRES
-    side = -1.0 if venue.mirrored else 1.0
-    camera = _camera_path(motion, timeline, venue, rng)
-    reach = (
-        float(camera[:, 0].min()), float(camera[:, 0].max()),
-        float(camera[:, 1].min()), float(camera[:, 1].max()),
-    )  # fmt: skip
-    canvas = rendered_venue.paint_canvas(venue, reach, scale, width / height)
-    if venue.mirrored:  # the canvas is mirrored once, the world's x axis with it
-        canvas = dataclasses.replace(
-            canvas,
-            image=canvas.image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-            left=-(canvas.left + canvas.image.width / scale),
-        )
-    mirror = np.array((side, 1.0, 1.0))
-    water = _Splash(splash, VISIBLE_METRES / venue.zoom * width / height, rng)
+    scale = finer * height * venue.camera.zoom / VISIBLE_METRES
+    side = -1.0 if venue.camera.mirrored else 1.0
+    camera = _camera_path(motion, timeline, venue) + venue.camera.shake * shake
+    canvas = paint_canvas(venue, scale, width / height)
     size = (width * finer, height * finer)
     for number in range(timeline.frames):
         # Whole canvas pixels, so that the background is cropped and never resampled.
@@ -97,35 +104,37 @@ def draw_frames(
         )
         origin = np.array((canvas.left * scale + corner[0], -canvas.top * scale + corner[1]))
         frame = canvas.image.crop((*corner, corner[0] + size[0], corner[1] + size[1]))
-        mask = Image.new("L", size)
-        joints = motion.joints[number] * mirror
+        diver, water = Image.new("L", size), Image.new("L", size)
+        joints = motion.joints[number] * (side, 1.0, 1.0)
         if joints[:, 1].max() > 0.0:
-            _draw_diver(frame, mask, joints, origin, scale, body_height, venue, looks)
-            _hide_below_water(frame, mask, canvas, corner, origin)
+            _draw_diver(frame, diver, joints, origin, scale, body_height, venue, looks)
+            _hide_below_water(frame, diver, canvas, corner, origin)
         since = (number - timeline.touch) / (timeline.frames - timeline.touch)
         if since >= 0.0:
             point = (side * motion.entry_point * scale - origin[0], -origin[1])
-            water.draw(frame, mask, since, point, scale, venue.light)
-        yield _jpeg(frame.reduce(finer)), _jpeg(mask.reduce(finer))
+            splash.draw(water, since, point, scale)
+            frame.paste(rgb((0.93, 0.96, 0.98), venue.lighting), (0, 0), water)
+            diver = ImageChops.multiply(diver, ImageChops.invert(water))
+        yield Picture(*(np.asarray(one.reduce(finer)) for one in (frame, diver, water)))
 
 
-def _camera_path(
-    motion: Motion, timeline: Timeline, venue: Venue, rng: np.random.Generator
-) -> np.ndarray:
+def draw_shake(frames: int, rng: np.random.Generator) -> np.ndarray:
+    """Draws a camera's jitter, float64 [n, 2], smooth over time and about 1 large."""
+    jitter = rng.standard_normal((frames + 4, 2))
+    return np.stack(
+        [np.convolve(jitter[:, axis], np.full(5, 0.45), "valid") for axis in (0, 1)], -1
+    )
+
+
+def _camera_path(motion: Motion, timeline: Timeline, venue: Venue) -> np.ndarray:
     """Returns the camera's centre, float64 [n, 2] metres: on the diver, then on the splash."""
-    n = timeline.frames
     target = motion.centre.copy()
     target[timeline.touch :, 0] = motion.entry_point
     target[:, 1] = np.maximum(target[:, 1], WATER_CAMERA)
     window = np.hanning(9)[1:-1]
     padded = np.pad(target, ((3, 3), (0, 0)), mode="edge")
-    smooth = np.stack(
-        [np.convolve(padded[:, axis], window / window.sum(), "valid") for axis in (0, 1)], -1
-    )
-    smooth[:, 1] = np.maximum(smooth[:, 1], WATER_CAMERA)
-    jitter = venue.shake * rng.standard_normal((n + 4, 2))
-    jitter = np.stack([np.convolve(jitter[:, axis], np.full(5, 0.45), "valid") for axis in (0, 1)])
-    return smooth + jitter.T
+    smooth = [np.convolve(padded[:, axis], window / window.sum(), "valid") for axis in (0, 1)]
+    return keep_in_reach(np.stack(smooth, -1), venue.board_height)
 
 
 def _draw_diver(frame, mask, joints, origin, scale, body_height, venue, looks) -> None:
@@ -134,24 +143,25 @@ def _draw_diver(frame, mask, joints, origin, scale, body_height, venue, looks) -
     depth = joints[:, 2]
     at = {name: index for index, name in enumerate(JOINTS)}
     unit = scale * body_height
+    suit, full = venue.clothing.suit, venue.clothing.full
     pens = (ImageDraw.Draw(frame), ImageDraw.Draw(mask))
-    parts: list[tuple[float, int, int, float, float, tuple[float, float, float]]] = []
+    parts: list[tuple[float, int, int, float, float, Colour]] = []
     for side in ("left", "right"):
         for first, last, start, end in (*_LEG, *_ARM):
             i, j = at[f"{first}_{side}"], at[f"{last}_{side}"]
-            colour = venue.suit if first == "hip" and not venue.full_suit else looks.skin
+            colour = suit if first == "hip" and not full else looks.skin
             parts.append((0.5 * (depth[i] + depth[j]), i, j, start, end, colour))
     for first, last, start, end in _TORSO:
         i, j = at[first], at[last]
-        colour = venue.suit if first == "hip" or venue.full_suit else looks.skin
+        colour = suit if first == "hip" or full else looks.skin
         parts.append((0.5 * (depth[i] + depth[j]), i, j, start, end, colour))
     parts.append((depth[at["head"]], at["shoulder"], at["head"], 0.03, 0.03, looks.skin))
     parts.sort(key=lambda part: part[0])
     half = 0.1 * body_height
     for far, i, j, start, end, colour in parts:
-        light = venue.light * (1.0 + 0.18 * float(np.clip(far / half, -1.0, 1.0)))
+        light = venue.lighting * (1.0 + 0.18 * float(np.clip(far / half, -1.0, 1.0)))
         # The suit reaches down a third of the thigh only.
-        if JOINTS[i].startswith("hip_") and colour is venue.suit:
+        if JOINTS[i].startswith("hip_") and colour is suit:
             middle = points[i] + 0.4 * (points[j] - points[i])
             bare = rgb(looks.skin, light)
             _limb(pens, points[i], points[j], start * unit, end * unit, bare)
@@ -160,9 +170,9 @@ def _draw_diver(frame, mask, joints, origin, scale, body_height, venue, looks) -
             _limb(pens, points[i], points[j], start * unit, end * unit, rgb(colour, light))
     neck, head = points[at["shoulder"]], points[at["head"]]
     radius = _HEAD_RADIUS * unit
-    _disc(pens, head, radius, rgb(looks.skin, venue.light))
+    _disc(pens, head, radius, rgb(looks.skin, venue.lighting))
     crown = head + 0.3 * (head - neck)
-    _disc(pens[:1], crown, 0.75 * radius, rgb(looks.hair, venue.light))
+    _disc(pens[:1], crown, 0.75 * radius, rgb(looks.hair, venue.lighting))
 
 
 def _limb(pens, start, end, radius, tip, colour) -> None:
@@ -197,24 +207,26 @@ def _hide_below_water(frame, mask, canvas, corner, origin) -> None:
     mask.paste(0, (0, row, mask.width, mask.height))
 
 
-class _Splash:
+class Splash:
     """The water thrown up: a ragged crown, drops, and foam that stays till the end."""
 
-    def __init__(self, amount: float, frame_metres: float, rng: np.random.Generator):
+    def __init__(self, amount: float, rng: np.random.Generator):
+        """Draws its shape, which `amount` (0 to 1) only makes larger."""
         self._height = 0.05 + (SPLASH_HEIGHT - 0.05) * amount
-        self._width = frame_metres * (0.015 + (SPLASH_WIDTH - 0.015) * amount)
+        self._width = 0.12 + (SPLASH_WIDTH - 0.12) * amount
         self._amount = amount
         self._spikes = rng.uniform(0.55, 1.0, 25)
         self._phases = rng.uniform(0.0, 2.0 * np.pi, 25)
-        count = 10 + round(70 * amount)
-        self._drop_start = rng.uniform(0.0, 0.6, count)
-        self._drop_side = rng.uniform(-1.0, 1.0, count)
-        self._drop_rise = rng.uniform(0.7, 1.25, count)
-        self._drop_size = rng.uniform(0.018, 0.045, count)
+        drops = rng.uniform(size=(MOST_DROPS, 4))[: 10 + round((MOST_DROPS - 10) * amount)]
+        self._drop_start = 0.6 * drops[:, 0]
+        self._drop_side = 2.0 * drops[:, 1] - 1.0
+        self._drop_rise = 0.7 + 0.55 * drops[:, 2]
+        self._drop_size = 0.018 + 0.027 * drops[:, 3]
 
-    def draw(self, frame, mask, since, point, scale, light) -> None:
-        """Draws the splash `since` (0 to 1) after the touch around the pixel `point`."""
-        layer = Image.new("L", frame.size)
+    def draw(
+        self, layer: Image.Image, since: float, point: tuple[float, float], scale: float
+    ) -> None:
+        """Draws it, `since` (0 to 1) after the touch, around the pixel `point`."""
         pen = ImageDraw.Draw(layer)
         spread = 0.35 + 0.65 * min(1.0, since / 0.3)
         fade = float(np.exp(-1.0 * max(0.0, since - 0.2)))
@@ -240,11 +252,3 @@ class _Splash:
         for dx, dy, radius in zip(across[flying], up[flying], radii[flying], strict=True):
             box = (x + dx - radius, y - dy - radius, x + dx + radius, y - dy + radius)
             pen.ellipse(box, fill=235)
-        frame.paste(rgb((0.93, 0.96, 0.98), light), (0, 0), layer)
-        mask.paste(ImageChops.multiply(mask, ImageChops.invert(layer)))
-
-
-def _jpeg(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return buffer.getvalue()
