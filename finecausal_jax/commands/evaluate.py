@@ -9,6 +9,7 @@ With --bank=DIR the features of videos come from what `launch.py bank` wrote the
 does not hold is encoded. The scores are the same but for rounding.
 """
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -18,7 +19,7 @@ NEEDS_CONFIG = True
 
 
 def define_flags() -> None:
-    """Defines --checkpoint and --bank."""
+    """Defines --checkpoint, --bank and --masks."""
     from absl import flags
 
     flags.DEFINE_string(
@@ -30,13 +31,19 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "bank", None, "Folder of a bank of features made from the same checkpoint and data."
     )
+    flags.DEFINE_bool(
+        "masks",
+        False,
+        "Judge the predicted masks of the test dives alone too, at the reference's threshold and "
+        "at the best one on training dives; encodes the videos once more.",
+    )
 
 
 def run(flags: Any) -> int:
     """Evaluates; returns the exit code."""
     from finecausal_jax.runtime.compilation_cache import use_compilation_cache
     from finecausal_jax.runtime.layout import make_layout
-    from finecausal_jax.scoring import bank, report
+    from finecausal_jax.scoring import bank, masks, report
     from finecausal_jax.settings import read, things
 
     if not flags.workdir:
@@ -53,6 +60,10 @@ def run(flags: Any) -> int:
         encodings = bank.load_bank(flags.bank, fingerprint)
     result = things.evaluate_split(settings, scorer, sides["test"], sides["train"], encodings)
     name = settings.data_name
+    if flags.masks:
+        result = dataclasses.replace(
+            result, masks=masks.judge_masks(scorer, sides["train"], sides["test"])
+        )
     report.print_table(result, data_name=name)
     table = report.write_json(result, folder / "evaluation.json", data_name=name, step=step)
     plot = report.write_scatter(result, folder / "evaluation.png", data_name=name)

@@ -85,6 +85,7 @@ def training_batches(
     epochs: int | None = None,
     workers: int = 0,
     share: Share = WHOLE,
+    crop_range: float = 1.0,
 ) -> Batches:
     """Returns pairs of a query and an exemplar, reshuffled every epoch.
 
@@ -99,6 +100,7 @@ def training_batches(
       epochs: passes over the data; None never ends.
       workers: processes that prepare batches; 0 uses a thread of this process.
       share: the part of each batch that this host loads.
+      crop_range: see `training_video`.
 
     Returns:
       Iterator of {"query": video, "exemplar": video}; a video is a dict of arrays whose first axis
@@ -115,7 +117,7 @@ def training_batches(
     _check_at_least(0, seed=seed, workers=workers)
     if epochs is not None:
         _check_at_least(1, epochs=epochs)
-    load = _LoadPairs(source, preprocessing, seed, share.of(batch_size))
+    load = _LoadPairs(source, preprocessing, seed, share.of(batch_size), crop_range)
     batches = (
         grain.MapDataset.range(dives)
         .map_with_index(functools.partial(_with_epoch, dives))
@@ -188,6 +190,7 @@ class _LoadPairs(grain.transforms.Map):
     preprocessing: Preprocessing
     seed: int
     share: slice
+    crop_range: float
 
     def map(self, element: list[tuple[int, int]]) -> dict[str, Any]:
         queries, partners = [], []
@@ -202,7 +205,7 @@ class _LoadPairs(grain.transforms.Map):
                 dive = self.source[chosen]
                 if dive.masks is None:
                     raise InputError(f"dive {dive.key} has no masks, which training needs")
-                video = training_video(dive, self.preprocessing, rng)
+                video = training_video(dive, self.preprocessing, rng, self.crop_range)
                 videos.append(_pixels(video, chosen) | _labels(dive.info, video))
         return {"query": _stack(queries), "exemplar": _stack(partners)}
 

@@ -116,7 +116,9 @@ def evaluation_video(clip: Clip, preprocessing: Preprocessing) -> Video:
     return _video(clip, _sample(clip, preprocessing), preprocessing, flip=False, corner=None)
 
 
-def training_video(dive: Dive, preprocessing: Preprocessing, rng: np.random.Generator) -> Video:
+def training_video(
+    dive: Dive, preprocessing: Preprocessing, rng: np.random.Generator, crop_range: float = 1.0
+) -> Video:
     """Returns the dive with a random end, flip and crop, each drawn once for the whole clip.
 
     Args:
@@ -124,13 +126,17 @@ def training_video(dive: Dive, preprocessing: Preprocessing, rng: np.random.Gene
       preprocessing: sizes.
       rng: source of the four draws (end, flip, left, top); always four, so that a setting does not
         shift the draws behind it.
+      crop_range: share of the places that a crop can have, about the centre, that it is drawn from;
+        1 is all of them, as in the reference, 0 the centre.
 
     Raises:
       InputError: as `evaluation_video`.
     """
     shift = -int(rng.integers(0, MAX_SHIFT, endpoint=True))
     flip = bool(rng.random() < 0.5)
-    corner = (float(rng.random()), float(rng.random()))
+    corner = tuple(
+        float(rng.random()) * crop_range + 0.5 * (1.0 - crop_range) for _ in ("left", "top")
+    )
     rows = _sample(dive.clip, preprocessing, shift)
     if len(set(dive.info.frame_labels[rows].tolist())) < 2:
         # A moved end may cut off the last stage of a very short dive, which has then no transition

@@ -137,7 +137,7 @@ def mask_counts(
     logits: Float[Any, "v n w h x"],
     mask: Float[Any, "v t ..."],
     window_stride: int,
-    threshold: float = LOGIT_THRESHOLD,
+    threshold: Any = LOGIT_THRESHOLD,
 ) -> MaskCounts:
     """Counts pixels over the frames of all windows; may be traced.
 
@@ -146,7 +146,7 @@ def mask_counts(
       mask: float32 [v, t, h, x], 0 to 1; foreground from 0.5 on. (The loss rounds half to even,
         which differs at exactly 0.5 only, a value that no 8-bit mask has.)
       window_stride: frames between the starts of two windows.
-      threshold: logits from here on are foreground.
+      threshold: logits from here on are foreground; a number, or a traced scalar.
 
     Returns:
       int32 [v] counts (at most 9 * 16 * 112^2 = 1.8e6 at full size) and float32 [v] recall.

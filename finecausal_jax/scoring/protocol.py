@@ -112,11 +112,13 @@ class Evaluation:
       dives: one result a query, in the order of the test split's rows.
       metrics: name -> value, see `summarize`.
       baselines: predictor that sees no pixel -> `metrics.score_metrics` of it.
+      masks: see `masks.judge_masks`; empty where that was not asked for.
     """
 
     dives: tuple[DiveScore, ...]
     metrics: dict[str, float]
     baselines: dict[str, dict[str, float]]
+    masks: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
 
 def evaluate(

@@ -30,6 +30,12 @@ _BASELINE_TITLES = {
     "dive_number_mean": "mean of the dive number",
     "competition_mean": "mean of the competition",
 }
+# Row titles of `Evaluation.masks`.
+_MASK_TITLES = {
+    "reference": "the reference's logit",
+    "chosen": "the best logit on training dives",
+    "constant": "one mask for all frames",
+}
 _LARGEST_ERRORS = 5  # dives in the second table: enough to look at, short enough to read
 
 
@@ -54,8 +60,8 @@ def to_json(evaluation: Evaluation, *, data_name: str, step: int | None = None) 
 
     Returns:
       {"data": str, "step": int or None, "metrics": {name: number}, "baselines": {predictor: {name:
-      number}}, "dives": [one object a query]}. Scores, completeness and deltas are points,
-      transitions frames.
+      number}}, "masks": {which: {name: number}} if judged, "dives": [one object a query]}. Scores,
+      completeness and deltas are points, transitions frames.
     """
     return _plain(
         {
@@ -63,6 +69,7 @@ def to_json(evaluation: Evaluation, *, data_name: str, step: int | None = None) 
             "step": step,
             "metrics": evaluation.metrics,
             "baselines": evaluation.baselines,
+            **({"masks": evaluation.masks} if evaluation.masks else {}),
             "dives": [_dive_json(dive) for dive in evaluation.dives],
         }
     )
@@ -173,7 +180,20 @@ def _tables(evaluation: Evaluation, data_name: str) -> RenderableType:
         "points before difficulty",
         style="dim",
     )
-    return Group(scores, parts, errors, note)
+    masks = [_masks_table(evaluation.masks)] if evaluation.masks else []
+    return Group(scores, parts, *masks, errors, note)
+
+
+def _masks_table(masks: dict[str, dict[str, float]]) -> Table:
+    table = _table("Masks of the test dives alone")
+    add_columns(table, ["which"])
+    names = ("mask_iou", "mask_f1", "mask_recall")
+    add_columns(table, ("threshold", "IoU", "F1", "recall"), justify="right")
+    for which, title in _MASK_TITLES.items():
+        figures = masks[which]
+        numbers = (_number(figures[name]) for name in names)
+        table.add_row(title, f"{figures['threshold']:.2f}", *numbers)
+    return table
 
 
 def _table(title: str) -> Table:

@@ -104,6 +104,14 @@ class Data:
         Affects.FEATURES,
         "Keep the aspect ratio and crop sideways too; released weights have not seen that.",
     )
+    crop_range: float = key(
+        1.0,
+        Affects.TRAINING,
+        "Share of the places that a training crop can have, about the centre, that it is drawn "
+        "from; 1 as the reference. With keep_aspect, all of them lose sight of the diver.",
+        least=0,
+        most=1,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -253,6 +253,7 @@ def make_run(settings: Settings, layout: Layout) -> Run:
             seed=settings.seed,
             workers=settings.data.workers,
             share=pipeline.Share(hosts.index(), hosts.count()),
+            crop_range=settings.data.crop_range,
         ),
         evaluate=score,
         plan=plan,

@@ -275,6 +275,26 @@ def test_training_crops_reach_every_place():
     assert corners == {(left, top) for left in range(3) for top in range(5)}
 
 
+def test_training_crops_stay_near_the_centre_where_asked():
+    size = dataclasses.replace(SMALL, resize_width=28, resize_height=48)  # 20 and 40 pixels free
+    image = np.zeros((48, 28, 3), np.uint8)
+    image[..., 0], image[..., 1] = 8 * np.arange(28), 5 * np.arange(48)[:, None]
+    info = make_info(0, frames=3)
+    dive = labelled(info, (encode(image, "PNG"),) * 3, (encode(image[..., 0], "PNG"),) * 3)
+
+    def corners(crop_range):
+        for seed in range(60):
+            rng = np.random.default_rng(seed)
+            frame = preprocessing.training_video(dive, size, rng, crop_range).frames[0]
+            yield int(min(frame[0, 0, 0], frame[0, -1, 0])) // 8, int(frame[0, 0, 1]) // 5
+
+    assert set(corners(0.0)) == {(10, 20)}
+    near = list(corners(0.25))
+    lefts, tops = ({corner[axis] for corner in near} for axis in (0, 1))
+    assert lefts <= set(range(7, 14)) and len(lefts) > 3
+    assert tops <= set(range(15, 27)) and len(tops) > 6
+
+
 def test_flip_and_crop_without_resize_are_plain_slices():
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (2, 12, 10, 3), np.uint8)
