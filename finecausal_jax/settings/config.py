@@ -96,9 +96,19 @@ def from_tree(tree: Any, where: str) -> Settings:
     try:
         if not isinstance(tree, dict):
             raise InputError(f"expected an object, found {type(tree).__name__}")
-        return read(tree)
+        return read(_without_retired(tree))
     except InputError as error:
         raise InputError(f"{where} is no config of this version: {error}") from error
+
+
+def _without_retired(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved config without the keys that there are no more."""
+    kept = dict(tree)
+    for name in schema.RETIRED:
+        section, _, key = name.rpartition(".")
+        if isinstance(kept.get(section), dict):
+            kept[section] = {one: value for one, value in kept[section].items() if one != key}
+    return kept
 
 
 def differences(before: Settings, now: Settings, fixed: Collection[Affects]) -> list[str]:

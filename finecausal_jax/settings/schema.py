@@ -363,6 +363,8 @@ class Settings:
     rendered: Rendered = dataclasses.field(default_factory=Rendered)
 
 
+# Keys that runs of older versions may have saved; none changed what a run does.
+RETIRED = ("rendered.background_bias",)
 SECTIONS = (Data, Model, Train, Evaluate, Benchmark, Rendered)
 
 

@@ -267,7 +267,7 @@ def test_the_pipeline_is_timed_on_every_built_data_set(config, tmp_path):
     sizes = {"frames": (20, 21), "width": 48, "height": 32, "workers": 0, "progress": False}
     release = render_release(tmp_path / "rendered", train_dives=3, test_dives=1, **sizes)
     config.data.update(data_dir=str(tmp_path / "data"), frame_size=8, workers=0)
-    config.data.update(frames=6, resize_width=10, resize_height=12)
+    config.data.update(frames=6, keep_aspect=False, resize_width=10, resize_height=12)
     assert built_data_sets(config.to_dict()) == ()
     build_dataset(release, config.data.data_dir)
     assert built_data_sets(config.to_dict()) == ("release",)

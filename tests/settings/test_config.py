@@ -72,7 +72,7 @@ def test_help_has_every_key_with_its_value():
     for name, field in schema.keys().items():
         assert f"--config.{name}=" in text
         assert field.metadata["help"].endswith((".", "."))
-    assert "--config.train.epochs=6\n" in text
+    assert "--config.train.epochs=10\n" in text
     assert "--config.train.base_model_lr=0.002\n" in text
     assert "--config.train.base_model_lr=none\n" in configs.help_text()
 

@@ -249,7 +249,7 @@ def test_build_command(small_release, tmp_path, capsys):
     assert said.count("13 train dives, 3 test dives") == 2
     assert "/release/" in said and "/resized/" in said
     assert DiveSource(tmp_path, "test")[0].frames[0].startswith(b"\xff\xd8\xff")
-    assert DiveSource(tmp_path, "test", resize=Resize(32, 57))[0].frames.shape[1:] == (57, 32, 3)
+    assert DiveSource(tmp_path, "test", resize=Resize(None, 48))[0].frames.shape[1:] == (48, 85, 3)
     with pytest.raises(ValueError, match="data.stored is 'shrunk', expected release or resized"):
         build_command.run(_build_flags(small_release, tmp_path, stored="shrunk"))
 

@@ -57,7 +57,7 @@ def test_quality_is_the_weighted_mean_of_its_aspects():
 def test_points_lost_add_up_to_the_mark():
     execution = Execution(lean=0.7, legs=0.0, splash=0.4)
     lost = execution.points_lost
-    assert lost == pytest.approx({"takeoff": 0.45, "flight": 1.5, "entry": 1.8})
+    assert lost == pytest.approx({"takeoff": 0.36, "flight": 1.2, "entry": 2.7})
     best = 10 * (0.5 + 1.5 * 0.5)  # beyond the scale's end
     assert points_of(execution.quality) == pytest.approx(best - sum(lost.values()))
 
@@ -75,4 +75,4 @@ def test_aspects_are_drawn_independently():
     for column, aspect in zip(values.T, ASPECTS.values(), strict=True):
         # None alone tells the mark.
         alone = aspect.share / (np.sqrt(12.0) * QUALITY_DEVIATION)
-        assert np.corrcoef(column, points)[0, 1] == pytest.approx(alone, abs=0.12) and alone < 0.6
+        assert np.corrcoef(column, points)[0, 1] == pytest.approx(alone, abs=0.12) and alone < 0.75

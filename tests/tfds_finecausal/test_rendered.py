@@ -176,7 +176,7 @@ def test_plans_tie_score_to_marks_and_test_numbers_to_training():
     assert spearmanr(qualities, completeness)[0] > 0.95
     for name in ASPECTS:  # no aspect stands for the others
         values = [getattr(dive.execution, name) for dive in plans]
-        assert spearmanr(values, completeness)[0] < 0.65
+        assert spearmanr(values, completeness)[0] < 0.8
 
 
 def test_test_competitions_are_unseen_where_asked():

@@ -28,14 +28,14 @@ class Aspect(NamedTuple):
 # The entry weighs most, as it does in the sport; each aspect is drawn by itself.
 ASPECTS = types.MappingProxyType(
     {
-        "lean": Aspect("takeoff", 0.10, "the body leans forward or back as it leaves the board"),
-        "distance": Aspect("takeoff", 0.08, "the jump stays close to the board, or goes far out"),
-        "line": Aspect("flight", 0.10, "knees or hips bend where they should be straight"),
-        "tightness": Aspect("flight", 0.14, "tuck and pike stay open, arms leave the body"),
-        "legs": Aspect("flight", 0.10, "the legs part"),
-        "angle": Aspect("entry", 0.12, "the body enters bent at hips and knees"),
-        "rotation": Aspect("entry", 0.16, "the body enters off the vertical: short, or over"),
-        "splash": Aspect("entry", 0.20, "water is thrown up high and wide"),
+        "lean": Aspect("takeoff", 0.08, "the body leans forward or back as it leaves the board"),
+        "distance": Aspect("takeoff", 0.06, "the jump stays close to the board, or goes far out"),
+        "line": Aspect("flight", 0.08, "knees or hips bend where they should be straight"),
+        "tightness": Aspect("flight", 0.12, "tuck and pike stay open, arms leave the body"),
+        "legs": Aspect("flight", 0.08, "the legs part"),
+        "angle": Aspect("entry", 0.10, "the body enters bent at hips and knees"),
+        "rotation": Aspect("entry", 0.18, "the body enters off the vertical: short, or over"),
+        "splash": Aspect("entry", 0.30, "water is thrown up high and wide"),
     }
 )
 # Panels use their whole scale: the quality's distance from the middle counts so much more.
