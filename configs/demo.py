@@ -9,8 +9,8 @@ or, one command at a time:
     python launch.py train --config=configs/demo.py --workdir=runs/demo
     python launch.py evaluate --config=configs/demo.py --workdir=runs/demo --checkpoint=latest
 
-Time: on two busy CPU cores the training took under five minutes, a quarter of it compiling; the rest
-of `make demo` takes about one, packages aside. The README has its scores.
+Time: on two busy CPU cores the training took under five minutes, a quarter of it compiling; the
+rest of `make demo` takes about one, packages aside. The README has its scores.
 """
 
 import ml_collections

@@ -19,7 +19,7 @@ NEEDS_CONFIG = True
 
 
 def define_flags() -> None:
-    """Defines --checkpoint, --bank and --masks."""
+    """Defines --checkpoint, --bank, --masks and --truth."""
     from absl import flags
 
     flags.DEFINE_string(
@@ -37,18 +37,26 @@ def define_flags() -> None:
         "Judge the predicted masks of the test dives alone too, at the reference's threshold and "
         "at the best one on training dives; encodes the videos once more.",
     )
+    flags.DEFINE_string(
+        "truth",
+        None,
+        "Folder of the rendered release that the data set was built from: says of each aspect of "
+        "execution and each stage how well the scores rank by it.",
+    )
 
 
 def run(flags: Any) -> int:
     """Evaluates; returns the exit code."""
     from finecausal_jax.runtime.compilation_cache import use_compilation_cache
     from finecausal_jax.runtime.layout import make_layout
-    from finecausal_jax.scoring import bank, masks, report
+    from finecausal_jax.scoring import bank, masks, report, truth
     from finecausal_jax.settings import read, things
+    from tfds_finecausal.rendered.truth import read_truth
 
     if not flags.workdir:
         raise InputError("evaluate needs --workdir=DIR, the folder of a run")
     settings, folder = read(flags.config), pathlib.Path(flags.workdir)
+    known = read_truth(flags.truth) if flags.truth else None
     use_compilation_cache(settings.train.compilation_cache, folder)
     layout = make_layout()
     step, variables = things.load_network(settings, folder, flags.checkpoint, layout)
@@ -60,6 +68,9 @@ def run(flags: Any) -> int:
         encodings = bank.load_bank(flags.bank, fingerprint)
     result = things.evaluate_split(settings, scorer, sides["test"], sides["train"], encodings)
     name = settings.data_name
+    if known is not None:
+        ranked = truth.compare_with_truth(result.dives, known)
+        result = dataclasses.replace(result, truth=ranked)
     if flags.masks:
         result = dataclasses.replace(
             result, masks=masks.judge_masks(scorer, sides["train"], sides["test"])

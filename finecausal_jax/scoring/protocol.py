@@ -113,12 +113,14 @@ class Evaluation:
       metrics: name -> value, see `summarize`.
       baselines: predictor that sees no pixel -> `metrics.score_metrics` of it.
       masks: see `masks.judge_masks`; empty where that was not asked for.
+      truth: see `truth.compare_with_truth`; empty where that was not asked for.
     """
 
     dives: tuple[DiveScore, ...]
     metrics: dict[str, float]
     baselines: dict[str, dict[str, float]]
     masks: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    truth: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
 
 def evaluate(

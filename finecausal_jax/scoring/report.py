@@ -60,8 +60,9 @@ def to_json(evaluation: Evaluation, *, data_name: str, step: int | None = None) 
 
     Returns:
       {"data": str, "step": int or None, "metrics": {name: number}, "baselines": {predictor: {name:
-      number}}, "masks": {which: {name: number}} if judged, "dives": [one object a query]}. Scores,
-      completeness and deltas are points, transitions frames.
+      number}}, "masks": {which: {name: number}} and "truth": {part: {who: number}} if asked for,
+      "dives": [one object a query]}. Scores, completeness and deltas are points, transitions
+      frames.
     """
     return _plain(
         {
@@ -70,6 +71,7 @@ def to_json(evaluation: Evaluation, *, data_name: str, step: int | None = None) 
             "metrics": evaluation.metrics,
             "baselines": evaluation.baselines,
             **({"masks": evaluation.masks} if evaluation.masks else {}),
+            **({"truth": evaluation.truth} if evaluation.truth else {}),
             "dives": [_dive_json(dive) for dive in evaluation.dives],
         }
     )
@@ -181,7 +183,17 @@ def _tables(evaluation: Evaluation, data_name: str) -> RenderableType:
         style="dim",
     )
     masks = [_masks_table(evaluation.masks)] if evaluation.masks else []
-    return Group(scores, parts, *masks, errors, note)
+    truth = [_truth_table(evaluation.truth)] if evaluation.truth else []
+    return Group(scores, parts, *masks, *truth, errors, note)
+
+
+def _truth_table(truth: dict[str, dict[str, float]]) -> Table:
+    table = _table("Spearman with the truth of the rendered dives")
+    add_columns(table, ["aspect or stage"])
+    add_columns(table, ("FineCausal", "judges"), justify="right")
+    for part, figures in truth.items():
+        table.add_row(part, _number(figures["network"]), _number(figures["judges"]))
+    return table
 
 
 def _masks_table(masks: dict[str, dict[str, float]]) -> Table:
