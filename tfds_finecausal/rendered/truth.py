@@ -102,10 +102,8 @@ def read_truth(folder: str | os.PathLike[str]) -> dict[tuple[str, int], DiveTrut
 
 
 def _read(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    path, mend = (
-        pathlib.Path(folder) / MARKER,
-        "name the folder of a rendered release, or render one",
-    )
+    path = pathlib.Path(folder) / MARKER
+    mend = "name the folder of a rendered release, or render one"
     content = read_json(path, "settings and truth of a rendered release", mend)
     if not isinstance(content, dict):
         raise not_expected(path, "an object", type(content).__name__, mend)
