@@ -36,6 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.base_batch_norm = "batch"  # no Kinetics weights to keep
     config.model.delta_scale = 8.0
 
+    config.train.mask_foreground = 0.8
     config.train.epochs = 8
     config.train.batch_size = 4
     config.train.accumulate = 1

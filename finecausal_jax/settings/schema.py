@@ -242,6 +242,14 @@ class Train:
         "then at predicted ones.",
         least=0,
     )
+    mask_foreground: float = key(
+        0.5,
+        Affects.TRAINING,
+        "Weight of the diver's pixels in the mask's loss, those beside it have the rest; 0.5, as in "
+        "the reference, is both alike, and few logits of a small diver pass the threshold.",
+        least=0,
+        most=1,
+    )
     kinetics_i3d: str = key(
         "", Affects.TRAINING, "File (.pth or .safetensors) with Kinetics weights for both trunks."
     )

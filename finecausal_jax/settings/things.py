@@ -115,6 +115,7 @@ def step_settings(settings: Settings, steps_per_epoch: int) -> StepSettings:
         max_epoch=settings.train.schedule_epochs,
         steps_per_epoch=steps_per_epoch,
         static_labels_until=settings.train.static_labels_until,
+        mask_foreground=settings.train.mask_foreground,
     )
 
 

@@ -1,5 +1,6 @@
 """The three losses and how they are added, as the reference trains them."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,7 +56,10 @@ def transition_loss(
 
 
 def mask_loss(
-    mask_logits: Sequence[Float[Array, "v n f h w"]], mask: Float[Array, "v t h w"], stride: int
+    mask_logits: Sequence[Float[Array, "v n f h w"]],
+    mask: Float[Array, "v t h w"],
+    stride: int,
+    foreground: float = 0.5,
 ) -> Float[Array, ""]:
     """Sum over the maps of logits of the mean binary focal loss (Lin et al., ICCV 2017; no alpha).
 
@@ -63,9 +67,11 @@ def mask_loss(
       mask_logits: the five maps.
       mask: foreground in 0..1; rounded here.
       stride: frames from one window to the next.
+      foreground: share of the weight that a pixel of the foreground has, one of the background the
+        rest. Parity: 0.5, where both have the weight 1.
     """
     target = window_masks(mask, mask_logits[0].shape[1], mask_logits[0].shape[2], stride)
-    return sum((_focal(logits, target) for logits in mask_logits), jnp.float32(0))
+    return sum((_focal(logits, target, foreground) for logits in mask_logits), jnp.float32(0))
 
 
 def window_masks(
@@ -121,8 +127,14 @@ def _bounded_log_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, An
     return _bounded_log(x), tangent / jnp.maximum(x, 1e-12)
 
 
-@jax.checkpoint  # or the backward pass would keep several arrays as large as each map
-def _focal(logits: Float[Array, "*m"], target: Float[Array, "*m"]) -> Float[Array, ""]:
+# Without it the backward pass would keep several arrays as large as each map.
+@functools.partial(jax.checkpoint, static_argnums=(2,))
+def _focal(
+    logits: Float[Array, "*m"], target: Float[Array, "*m"], foreground: float
+) -> Float[Array, ""]:
     # softplus(-x) for foreground, softplus(x) for background: the cross-entropy without overflow.
     error = jax.nn.softplus(jnp.where(target > 0.5, -logits, logits))
-    return jnp.mean((1 - jnp.exp(-error)) ** FOCAL_GAMMA * error)
+    loss = (1 - jnp.exp(-error)) ** FOCAL_GAMMA * error
+    if foreground != 0.5:
+        loss = loss * jnp.where(target > 0.5, 2 * foreground, 2 * (1 - foreground))
+    return jnp.mean(loss)

@@ -52,6 +52,20 @@ def test_mask_loss_wants_foreground_where_the_mask_is():
     np.testing.assert_allclose(got, (4 * right + 2 * wrong) / 6, rtol=1e-6)
 
 
+def test_the_diver_can_weigh_more_in_the_mask_loss():
+    logits = jnp.log(jnp.array([3, 1 / 3, 3, 1 / 3], jnp.float32)).reshape(1, 1, 4, 1, 1)
+    mask = jnp.array([1, 1, 0, 0], jnp.float32).reshape(
+        1, 4, 1, 1
+    )  # one right and one wrong of each
+    right, wrong = 0.25**2 * -math.log(0.75), 0.75**2 * -math.log(0.25)
+    for foreground in (0.5, 0.8):
+        got = losses.mask_loss([logits], mask, 1, foreground)
+        np.testing.assert_allclose(got, (right + wrong) / 2, rtol=1e-6)  # the weights' mean is 1
+    gradient = jax.grad(lambda x: losses.mask_loss([x], mask, 1, 0.8))(logits).ravel()
+    plain = jax.grad(lambda x: losses.mask_loss([x], mask, 1))(logits).ravel()
+    np.testing.assert_allclose(gradient, plain * np.float32([1.6, 1.6, 0.4, 0.4]), rtol=1e-6)
+
+
 def test_mask_loss_sums_the_maps_and_rounds_the_mask():
     logits = np.zeros((1, 2, 2, 1, 1), np.float32)
     mask = np.float32([0.4, 0.6, 0.9, 0.1]).reshape(1, 4, 1, 1)
