@@ -245,8 +245,8 @@ class Train:
     mask_foreground: float = key(
         0.5,
         Affects.TRAINING,
-        "Weight of the diver's pixels in the mask's loss, those beside it have the rest; 0.5, as in "
-        "the reference, is both alike, and few logits of a small diver pass the threshold.",
+        "Weight of the diver's pixels in the mask's loss, those beside it have the rest; 0.5, as "
+        "in the reference, is both alike, and few logits of a small diver pass the threshold.",
         least=0,
         most=1,
     )
