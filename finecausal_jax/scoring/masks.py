@@ -7,7 +7,6 @@ that is best on training dives, beside a guess that sees no pixel: one mask for 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,9 +15,8 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from finecausal_jax.data import pipeline, preprocessing
+from finecausal_jax.data import preprocessing
 from finecausal_jax.data.sources import Clips
-from finecausal_jax.runtime.progress import progress
 from finecausal_jax.scoring import metrics
 from finecausal_jax.scoring.metrics import MaskCounts
 from finecausal_jax.scoring.scorer import Scorer
@@ -89,22 +87,11 @@ def _encoded(
     scorer: Scorer, source: Clips, rows: Sequence[int], logits: np.ndarray, name: str
 ) -> Iterator[tuple[MaskCounts, Float[np.ndarray, "v t h w"]]]:
     """Yields counts [k thresholds, v] and true masks, batch by batch, without padding."""
-    batches = pipeline.evaluation_videos(
-        source,
-        scorer.preprocessing,
-        rows,
-        batch_size=scorer.video_batch,
-        workers=scorer.workers,
-    )
-    shown = progress(len(rows), f"masks of {name} dives", "videos", show=scorer.progress)
-    with contextlib.closing(batches), shown as bar:
-        for batch in batches:
-            images = scorer.layout.place_batch((batch["frames"], batch["mask"]))
-            counts = jax.device_get(_count(scorer.model, scorer.variables, *images, logits))
-            valid = np.flatnonzero(batch["valid"])
-            bar.update(len(valid))
-            masks = np.asarray(preprocessing.scale_mask(batch["mask"][valid]))
-            yield jax.tree.map(lambda one, valid=valid: one[:, valid], counts), masks
+    for batch, images in scorer.batches(source, rows, f"masks of {name} dives"):
+        counts = jax.device_get(_count(scorer.model, scorer.variables, *images, logits))
+        valid = np.flatnonzero(batch["valid"])
+        masks = np.asarray(preprocessing.scale_mask(batch["mask"][valid]))
+        yield jax.tree.map(lambda one, valid=valid: one[:, valid], counts), masks
 
 
 @functools.partial(jax.jit, static_argnames=("model",))

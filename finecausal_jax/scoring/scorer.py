@@ -76,6 +76,33 @@ class Scorer:
         Raises:
           InputError: a clip cannot be decoded, or windows and masks do not fit each other.
         """
+        for batch, (frames, mask) in self.batches(source, rows, f"encoding {label}"):
+            # Without masks, which batches of clips may lack, nothing is counted.
+            encoded = jax.device_get(
+                _encode(self.model, self.variables, frames, mask, self.mask_threshold)
+            )
+            for i in np.flatnonzero(batch["valid"]):
+                # A copy each: a view would keep its whole padded batch alive.
+                features, counts = jax.tree.map(lambda values, i=i: np.array(values[i]), encoded)
+                labels = batch.get("transitions")
+                transitions = None if labels is None else np.array(labels[i])
+                key = source.keys[int(batch["row"][i])]
+                yield key, Encoding(features, counts, transitions)
+
+    def batches(
+        self, source: Clips, rows: Sequence[int], label: str
+    ) -> Iterator[tuple[dict[str, Any], tuple[Any, Any]]]:
+        """Yields some rows of a source in batches of one shape, and shows how far they are.
+
+        Args:
+          source: the clips, with labels and masks or without.
+          rows: rows of `source`.
+          label: what the progress calls the work.
+
+        Yields:
+          A batch as `pipeline.evaluation_videos` has it, and its frames and masks (None where there
+          are none) on the devices.
+        """
         if not len(rows):
             return
         batches = pipeline.evaluation_videos(
@@ -85,25 +112,11 @@ class Scorer:
             batch_size=self.video_batch,
             workers=self.workers,
         )
-        shown = progress(len(rows), f"encoding {label}", "videos", show=self.progress)
+        shown = progress(len(rows), label, "videos", show=self.progress)
         with contextlib.closing(batches), shown as bar:
             for batch in batches:
-                # Without masks, which batches of clips may lack, nothing is counted.
-                images = batch["frames"], batch.get("mask")
-                frames, mask = self.layout.place_batch(images)
-                encoded = jax.device_get(
-                    _encode(self.model, self.variables, frames, mask, self.mask_threshold)
-                )
-                for i in np.flatnonzero(batch["valid"]):
-                    # A copy each: a view would keep its whole padded batch alive.
-                    features, counts = jax.tree.map(
-                        lambda values, i=i: np.array(values[i]), encoded
-                    )
-                    labels = batch.get("transitions")
-                    transitions = None if labels is None else np.array(labels[i])
-                    key = source.keys[int(batch["row"][i])]
-                    bar.update()
-                    yield key, Encoding(features, counts, transitions)
+                yield batch, self.layout.place_batch((batch["frames"], batch.get("mask")))
+                bar.update(int(np.count_nonzero(batch["valid"])))
 
     def compare(
         self, encodings: Mapping[Key, Encoding], pairs: Sequence[tuple[Key, Key]]
