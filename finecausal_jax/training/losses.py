@@ -61,14 +61,14 @@ def mask_loss(
     stride: int,
     foreground: float = 0.5,
 ) -> Float[Array, ""]:
-    """Sum over the maps of logits of the mean binary focal loss (Lin et al., ICCV 2017; no alpha).
+    """Sum over the maps of logits of the mean binary focal loss (Lin et al., ICCV 2017).
 
     Args:
       mask_logits: the five maps.
       mask: foreground in 0..1; rounded here.
       stride: frames from one window to the next.
       foreground: share of the weight that a pixel of the foreground has, one of the background the
-        rest. Parity: 0.5, where both have the weight 1.
+        rest; their alpha. Parity: 0.5, where both have the weight 1.
     """
     target = window_masks(mask, mask_logits[0].shape[1], mask_logits[0].shape[2], stride)
     return sum((_focal(logits, target, foreground) for logits in mask_logits), jnp.float32(0))
