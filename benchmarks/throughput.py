@@ -33,6 +33,7 @@ from finecausal_jax.runtime.memory import machine_bytes
 from finecausal_jax.runtime.progress import Progress, progress, say
 from finecausal_jax.runtime.provenance import commit
 from finecausal_jax.settings import Settings, things
+from finecausal_jax.training.losses import AS_REFERENCE
 
 COMMANDS = {
     XLA: (sys.executable, "-m", "benchmarks.xla_worker"),
@@ -94,6 +95,11 @@ def check_options(
         raise InputError(
             "the PyTorch baseline exists at full size only, and this config's model or "
             f"config.data.frame_size is another: use configs/finediving_hm.py, {alone}"
+        )
+    if "train" in sections and things.step_settings(settings, 1).loss != AS_REFERENCE:
+        raise InputError(
+            "the PyTorch baseline has the reference's losses, and config.train.loss_weights or "
+            f"config.train.mask_foreground is another: leave them out, {alone}"
         )
 
 

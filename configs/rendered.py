@@ -32,13 +32,14 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.stage_margin = 3
 
     config.train.mask_foreground = 0.8
-    config.train.epochs = 8
-    config.train.schedule_epochs = 8
+    config.train.loss_weights = (1.0, 1.0, 100.0)
+    config.train.epochs = 5
+    config.train.schedule_epochs = 5
 
-    config.rendered.train_dives = 400
+    config.rendered.train_dives = 800
     config.rendered.test_dives = 120
     config.rendered.width = 192
     config.rendered.height = 108
-    config.rendered.competitions = 20
+    config.rendered.competitions = 44
     config.rendered.unseen_competitions = 4
     return config

@@ -184,9 +184,15 @@ def _checked(name: str, field: dataclasses.Field, value: Any) -> tuple[Any, list
     if float in kinds and type(value) is int:
         value = float(value)
     if tuple in kinds and isinstance(value, (list, tuple)):
-        value = tuple(value)
-        if any(type(one) is not int for one in value) or len(value) != len(field.default):
-            return value, [f"config.{name} is {value}, expected {len(field.default)} whole numbers"]
+        value, count = tuple(value), len(field.default)
+        if isinstance(field.default[0], float):
+            value = tuple(float(one) if type(one) is int else one for one in value)
+        kind = type(field.default[0])
+        if len(value) != count or any(
+            type(one) is not kind or not math.isfinite(one) for one in value
+        ):
+            wanted = "whole numbers" if kind is int else "finite numbers"
+            return value, [f"config.{name} is {value}, expected {count} {wanted}"]
     if type(value) not in kinds:
         wanted = " or ".join(kind.__name__ for kind in kinds).replace("NoneType", "none")
         return value, [f"config.{name} is {value!r}, expected {wanted}"]

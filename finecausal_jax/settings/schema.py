@@ -242,6 +242,13 @@ class Train:
         "then at predicted ones.",
         least=0,
     )
+    loss_weights: tuple[float, ...] = key(
+        (5.0, 1.0, 1.0),
+        Affects.TRAINING,
+        "Weights of the losses of difference, transitions and masks, beside those that are "
+        "learned. The difference's is in points squared, so it drowns the mask's in the trunk that "
+        "serves both.",
+    )
     mask_foreground: float = key(
         0.5,
         Affects.TRAINING,

@@ -37,6 +37,7 @@ from finecausal_jax.settings import schema
 from finecausal_jax.settings.schema import FIXED_IN_A_BANK, Settings
 from finecausal_jax.settings.workdirs import refuse_other_network, saved_settings
 from finecausal_jax.training.compiling import compile_step, make_step
+from finecausal_jax.training.losses import LossSettings
 from finecausal_jax.training.optimiser import OptimiserSettings, make_optimiser
 from finecausal_jax.training.plan import Plan
 from finecausal_jax.training.run import Run
@@ -115,7 +116,7 @@ def step_settings(settings: Settings, steps_per_epoch: int) -> StepSettings:
         max_epoch=settings.train.schedule_epochs,
         steps_per_epoch=steps_per_epoch,
         static_labels_until=settings.train.static_labels_until,
-        mask_foreground=settings.train.mask_foreground,
+        loss=LossSettings(settings.train.loss_weights, settings.train.mask_foreground),
     )
 
 

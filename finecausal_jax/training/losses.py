@@ -1,5 +1,6 @@
 """The three losses and how they are added, as the reference trains them."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,22 @@ from jaxtyping import Array, Float, Int
 # Of the difference, the transitions and the masks, in the order of the learned weights `awl`.
 LOSS_WEIGHTS = (5.0, 1.0, 1.0)
 FOCAL_GAMMA = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class LossSettings:
+    """How the losses are weighed, besides what is learned; the defaults are the reference's.
+
+    Attributes:
+      weights: of the difference, the transitions and the masks, where weights are learned too.
+      mask_foreground: see `mask_loss`.
+    """
+
+    weights: tuple[float, ...] = LOSS_WEIGHTS
+    mask_foreground: float = 0.5
+
+
+AS_REFERENCE = LossSettings()
 
 
 @flax.struct.dataclass
@@ -87,8 +104,9 @@ def total_loss(
     loss_aqa: Float[Array, ""],
     loss_tas: Float[Array, ""],
     loss_mask: Float[Array, ""],
+    fixed: Sequence[float] = LOSS_WEIGHTS,
 ) -> Losses:
-    """Weighs the losses by learned p: sum of w (L / (2 p^2) + log(1 + p^2)).
+    """Weighs the losses by learned p and fixed w: sum of w (L / (2 p^2) + log(1 + p^2)).
 
     After Liebel and Koerner, Auxiliary Tasks in Multi-task Learning (2018).
     """
@@ -97,7 +115,7 @@ def total_loss(
     loss = sum(
         (
             weight * (0.5 / squared[i] * part + jnp.log1p(squared[i]))
-            for i, (weight, part) in enumerate(zip(LOSS_WEIGHTS, parts, strict=True))
+            for i, (weight, part) in enumerate(zip(fixed, parts, strict=True))
         ),
         jnp.float32(0),
     )

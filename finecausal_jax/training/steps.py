@@ -28,14 +28,14 @@ class StepSettings:
       static_labels_until: share of `max_epoch` after which the static encoder is cut at predicted
         transitions instead of labelled ones; from 1 on, the reference's value, never, however
         long the training goes on.
-      mask_foreground: see `losses.mask_loss`.
+      loss: how the losses are weighed.
     """
 
     freeze_base: bool = False
     max_epoch: int = 300
     steps_per_epoch: int = 1126
     static_labels_until: float = 1.0
-    mask_foreground: float = 0.5
+    loss: losses.LossSettings = losses.AS_REFERENCE
 
 
 def train_step(
@@ -82,7 +82,7 @@ def train_step(
             rngs=rngs,
             mutable=["batch_stats"],
         )
-        parts = pair_losses(model, params, out, videos, mask, settings.mask_foreground)
+        parts = pair_losses(model, params, out, videos, mask, settings.loss)
         return parts.loss, (parts, updates["batch_stats"])
 
     gradients, (parts, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
@@ -102,7 +102,7 @@ def pair_losses(
     out: Outputs,
     videos: dict[str, Any],
     mask: jax.Array,
-    mask_foreground: float = 0.5,
+    settings: losses.LossSettings = losses.AS_REFERENCE,
 ) -> losses.Losses:
     """The losses of a batch of pairs.
 
@@ -113,7 +113,7 @@ def pair_losses(
       videos: "completeness" [v], where the score is regressed "difficulty" [v], and "transitions"
         [v, 2], queries first.
       mask: foreground [v, t, h, w] in 0..1.
-      mask_foreground: see `losses.mask_loss`.
+      settings: how the losses are weighed.
     """
     known = videos["completeness"]
     if model.target == "score":
@@ -121,11 +121,11 @@ def pair_losses(
     parts = (
         sum(losses.delta_loss(out.delta, *jnp.split(known, 2))),
         losses.transition_loss(out.transition_probability, videos["transitions"]),
-        losses.mask_loss(out.mask_logits, mask, model.window_stride, mask_foreground),
+        losses.mask_loss(out.mask_logits, mask, model.window_stride, settings.mask_foreground),
     )
     if model.loss_weighting == "sum":
         return losses.plain_sum(*parts)
-    return losses.total_loss(params["awl"], *parts)
+    return losses.total_loss(params["awl"], *parts, settings.weights)
 
 
 def _with_frozen(after: Any, before: Any, modules: Set[str]) -> Any:

@@ -374,12 +374,13 @@ def test_sizes_that_cannot_be(name, value, least):
         ("model.dtype", "bfloat16", True),
         ("model.graph_scope", "batch", True),
         ("model.dropout", 0.2, False),
+        ("train.mask_foreground", 0.8, False),
     ],
 )
 def test_which_models_the_baseline_has(name, value, fits):
     config = finediving_hm.get_config()
     config.update_from_flattened_dict({name: value})
-    expected = contextlib.nullcontext() if fits else pytest.raises(ValueError, match="full size")
+    expected = contextlib.nullcontext() if fits else pytest.raises(ValueError, match="the PyTorch baseline")
     with expected:
         throughput.check_options(read(config), ["train"], ["reference"], 1, "cpu", has_torch=True)
 

@@ -35,6 +35,7 @@ def test_everything_wrong_is_told_at_once():
     tree["model"]["stage_frames"] = (1, 2)
     tree["data"]["frames"] = "many"
     tree["train"]["base_lr"] = float("nan")
+    tree["train"]["loss_weights"] = [1, float("nan"), 2]
     with pytest.raises(ValueError) as caught:
         read(tree)
     assert str(caught.value).split("; ") == [
@@ -43,6 +44,7 @@ def test_everything_wrong_is_told_at_once():
         "config.model.stage_frames is (1, 2), expected 3 whole numbers",
         "config.model.dtype is 'float16', expected float32 or bfloat16",
         "config.train.base_lr is nan, expected a finite number",
+        "config.train.loss_weights is (1.0, nan, 2.0), expected 3 finite numbers",
         "config.train.log_every is 0, expected at least 1",
         "config.evaluate.pair_batch is -1, expected at least 1",
     ]

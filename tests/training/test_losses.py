@@ -88,6 +88,12 @@ def test_total_loss_weighs_by_learned_values():
     np.testing.assert_allclose(got.loss, want, rtol=1e-6)
 
 
+def test_total_loss_weighs_by_given_values_too():
+    parts = jnp.float32(4), jnp.float32(3), jnp.float32(1)
+    got = losses.total_loss(jnp.ones(3), *parts, (1.0, 2.0, 100.0))
+    np.testing.assert_allclose(got.loss, 2 + 3 + 50 + 103 * math.log(2), rtol=1e-6)
+
+
 def test_plain_sum_adds_the_parts_up():
     found = losses.plain_sum(*(jnp.float32(part) for part in (3.0, 4.0, 5.0)))
     assert [float(x) for x in vars(found).values()] == [12.0, 3.0, 4.0, 5.0]
