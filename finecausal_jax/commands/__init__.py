@@ -1,1 +1,14 @@
 """The commands of `launch.py`: one module each, with its help, its flags and `run`."""
+
+
+def define_weights() -> None:
+    """Defines --weights, for a command that scores with a checkpoint or with a file of weights."""
+    from absl import flags
+
+    flags.disclaim_key_flags()  # so that help lists the flag as the command's own
+    flags.DEFINE_string(
+        "weights",
+        "",
+        "Weights instead of a checkpoint: a file (.safetensors or .pth), a folder with one, or the "
+        "name of weights that come with this package, such as rendered.",
+    )

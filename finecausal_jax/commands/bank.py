@@ -11,18 +11,20 @@ refused, here and by `evaluate --bank`.
 import pathlib
 from typing import Any
 
+from finecausal_jax.commands import define_weights
 from finecausal_jax.runtime.errors import InputError
 
 NEEDS_CONFIG = True
 
 
 def define_flags() -> None:
-    """Defines --checkpoint, --output, --split and --overwrite."""
+    """Defines --checkpoint, --weights, --output, --split and --overwrite."""
     from absl import flags
 
     flags.DEFINE_string(
         "checkpoint", "best", "Whose encoders: best, latest or a step of --workdir."
     )
+    define_weights()
     flags.DEFINE_string("output", None, "Folder of the bank; `bank` in --workdir where left out.")
     flags.DEFINE_list("split", ["train", "test"], "Which dives: train, test or both.")
     flags.DEFINE_bool("overwrite", False, "Replace a bank that was made with something else.")
@@ -37,7 +39,9 @@ def run(flags: Any) -> int:
     from finecausal_jax.settings import read, things
 
     if not flags.workdir:
-        raise InputError("bank needs --workdir=DIR, the folder of a run")
+        raise InputError(
+            "bank needs --workdir=DIR, the folder of a run; with --weights, of the bank"
+        )
     if not flags.split:
         raise InputError("--split is empty: expected train, test or both")
     settings, workdir = read(flags.config), pathlib.Path(flags.workdir)
@@ -49,10 +53,10 @@ def run(flags: Any) -> int:
         raise InputError(f"--split={','.join(flags.split)}: expected train, test or both")
     sides = things.open_dives(settings)
     sources = {split: sides[split] for split in flags.split}
-    step, variables = things.load_network(settings, workdir, flags.checkpoint, layout)
-    scorer = things.make_scorer(settings, variables, layout)
+    trained = things.load_trained(settings, workdir, flags.checkpoint, flags.weights, layout)
+    scorer = things.make_scorer(settings, trained.variables, layout)
     fingerprint = bank.make_fingerprint(scorer, sources)
     encoded = bank.build_bank(folder, fingerprint, scorer, sources, overwrite=flags.overwrite)
     dives = sum(len(source) for source in sources.values())
-    print(f"checkpoint of step {step}: encoded {encoded} of {dives} dives into {folder}")
+    print(f"{trained.name}: encoded {encoded} of {dives} dives into {folder}")
     return 0

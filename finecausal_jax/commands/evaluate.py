@@ -4,6 +4,7 @@ Every test dive is compared with config.evaluate.exemplars training dives of its
 Prints a table and writes evaluation.json and evaluation.png into --workdir.
 
     python launch.py evaluate --config=configs/demo.py --workdir=runs/demo
+    python launch.py evaluate --config=configs/few.py --weights=rendered --workdir=runs/few
 
 With --bank=DIR the features of videos come from what `launch.py bank` wrote there; a video that it
 does not hold is encoded. The scores are the same but for rounding.
@@ -13,13 +14,14 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from finecausal_jax.commands import define_weights
 from finecausal_jax.runtime.errors import InputError
 
 NEEDS_CONFIG = True
 
 
 def define_flags() -> None:
-    """Defines --checkpoint, --bank, --masks and --truth."""
+    """Defines --checkpoint, --weights, --bank, --masks and --truth."""
     from absl import flags
 
     flags.DEFINE_string(
@@ -28,6 +30,7 @@ def define_flags() -> None:
         "Which checkpoint: best, latest or a step. The best is chosen on the test split itself, as "
         "the paper's protocol does, which flatters it; latest is not.",
     )
+    define_weights()
     flags.DEFINE_string(
         "bank", None, "Folder of a bank of features made from the same checkpoint and data."
     )
@@ -54,13 +57,15 @@ def run(flags: Any) -> int:
     from tfds_finecausal.rendered.truth import read_truth
 
     if not flags.workdir:
-        raise InputError("evaluate needs --workdir=DIR, the folder of a run")
+        raise InputError(
+            "evaluate needs --workdir=DIR, the folder of a run; with --weights, of its results"
+        )
     settings, folder = read(flags.config), pathlib.Path(flags.workdir)
     known = read_truth(flags.truth) if flags.truth else None
     use_compilation_cache(settings.train.compilation_cache, folder)
     layout = make_layout()
-    step, variables = things.load_network(settings, folder, flags.checkpoint, layout)
-    scorer = things.make_scorer(settings, variables, layout)
+    trained = things.load_trained(settings, folder, flags.checkpoint, flags.weights, layout)
+    scorer = things.make_scorer(settings, trained.variables, layout)
     sides = things.open_dives(settings)
     encodings = None
     if flags.bank:
@@ -76,7 +81,7 @@ def run(flags: Any) -> int:
             result, masks=masks.judge_masks(scorer, sides["train"], sides["test"])
         )
     report.print_table(result, data_name=name)
-    table = report.write_json(result, folder / "evaluation.json", data_name=name, step=step)
+    table = report.write_json(result, folder / "evaluation.json", data_name=name, step=trained.step)
     plot = report.write_scatter(result, folder / "evaluation.png", data_name=name)
-    print(f"checkpoint of step {step}; wrote {table} and {plot}")
+    print(f"{trained.name}; wrote {table} and {plot}")
     return 0

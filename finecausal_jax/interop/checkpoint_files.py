@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from finecausal_jax.interop.names import plain_key
@@ -44,8 +45,8 @@ class WeightsFile:
         none. A state dict: {"state": {number: {...}}, "param_groups": [...]}.
       progress: epoch and best metrics, where present.
       problems: entries that do not belong into such a file, one line each.
-      model: FineCausal's keyword arguments from the `config.json` beside an exported safetensors
-        file; None where there is no such file.
+      config: the `config.json` beside an exported safetensors file, see `read_config_beside`;
+        empty where there is no such file.
     """
 
     path: pathlib.Path
@@ -54,7 +55,7 @@ class WeightsFile:
     optimizer: Any
     progress: dict[str, int | float]
     problems: list[str]
-    model: dict[str, Any] | None = None
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def read_weights(path: str | pathlib.Path) -> WeightsFile:
@@ -194,6 +195,11 @@ def _from_safetensors(path: pathlib.Path) -> WeightsFile:
         raise WeightsError(str(path), problems)
     if written is not None and written != checksum_of(tensors):
         raise WeightsError(str(path), ["it is damaged, its bytes have changed: export it again"])
+    bfloat16 = np.dtype(jnp.bfloat16)
+    tensors = {
+        name: value.astype(np.float32) if value.dtype == bfloat16 else value
+        for name, value in tensors.items()
+    }
     if not any("/" in name for name in tensors):
         return _single_network(path, tensors)
     blob: dict[str, Any] = {}
@@ -213,7 +219,7 @@ def _from_safetensors(path: pathlib.Path) -> WeightsFile:
         )
     blob |= config.get("progress", {})
     result = _released(path, blob)
-    result.model = config.get("model")
+    result.config = config
     return result
 
 
@@ -222,12 +228,18 @@ def checksum_of(tensors: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype.str} {value.shape}\n".encode())
-        digest.update(np.ascontiguousarray(value).data)
+        # As bytes: NumPy hands out no buffer of bfloat16.
+        digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
 def read_config_beside(path: pathlib.Path) -> dict[str, Any]:
     """The `config.json` that an export wrote beside a file; empty where there is none of its kind.
+
+    Returns:
+      "file", its name; "model", FineCausal's keyword arguments; "progress", epoch and best metrics;
+      of a run here also "step", "preprocessing" (the keyword arguments of `Preprocessing`) and
+      "settings", the run's. Any may be missing.
 
     Raises:
       WeightsError: it is not JSON, or an entry of an export's is not what it has to be.
@@ -238,7 +250,14 @@ def read_config_beside(path: pathlib.Path) -> dict[str, Any]:
     content = read_json(config, "what an export wrote, or other JSON", "export again")
     if not isinstance(content, dict) or content.get("format") != CONFIG_FORMAT:
         return {}
-    kinds = {"file": str, "model": dict, "progress": dict}
+    kinds = {
+        "file": str,
+        "model": dict,
+        "progress": dict,
+        "step": int,
+        "preprocessing": dict,
+        "settings": dict,
+    }
     problems = [
         f"{name}: expected a {kind.__name__}, found {_kind_of(content[name])}"
         for name, kind in kinds.items()

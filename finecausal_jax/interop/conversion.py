@@ -59,6 +59,7 @@ def convert_file(
     drop_optimizer: bool = False,
     frame_size: int = FRAME_SIZE,
     seed: int = 0,
+    complete: bool = False,
 ) -> Converted:
     """Reads a weights file and completes it to a whole network.
 
@@ -70,6 +71,7 @@ def convert_file(
       drop_optimizer: leave Adam's moments out.
       frame_size: of the fresh parts' initialisation, pixels.
       seed: of the fresh parts' initial values.
+      complete: refuse a file that leaves parts fresh.
 
     Returns:
       The network; nothing is written.
@@ -80,7 +82,8 @@ def convert_file(
     source = read_weights(path)
     if model is None:
         beside = str(source.path.with_name("config.json"))
-        model = model_from_json(source.model, beside) if source.model else full_size()
+        arguments = source.config.get("model")
+        model = model_from_json(arguments, beside) if arguments else full_size()
     expected = expected_tensors(model)
     conversion = convert_state(source.state, expected, may_lack=_may_lack(source.kind))
     problems = source.problems + conversion.problems
@@ -93,6 +96,11 @@ def convert_file(
         if wrong:
             problems += [*wrong, "(--drop_optimizer converts the weights without the optimizer)"]
     source.optimizer = None
+    if complete and conversion.missing:
+        problems.append(
+            f"it is no whole network: {source.kind}, which lacks {len(conversion.missing)} arrays, "
+            f"the first being {conversion.missing[0]}"
+        )
     if problems:
         raise WeightsError(str(path), problems)
     variables = conversion.variables

@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from finecausal_jax.interop import workdirs
@@ -24,6 +25,7 @@ from finecausal_jax.interop.conversion import flattened
 from finecausal_jax.interop.expected import expected_tensors, flat_leaves
 from finecausal_jax.interop.order import CAUSAL_MODULES, OPTIMIZER_GROUPS
 from finecausal_jax.interop.pytorch import State, WeightsError, to_pytorch
+from finecausal_jax.interop.weights import Weights
 from finecausal_jax.models.finecausal import FineCausal
 from finecausal_jax.runtime.checkpoints import ADAM, FOLDER, OPTIMISER, VARIABLES
 from finecausal_jax.runtime.errors import InputError
@@ -109,6 +111,28 @@ def read_checkpoint(
     )
 
 
+def of_weights(weights: Weights, *, without_causal: bool = False) -> Export:
+    """Weights that `weights.load` read, in the released layout; they have no moments."""
+    state = to_pytorch(weights.variables, weights.unused)
+    defaults = [
+        f"{module}/{key}"
+        for (module, key), want in expected_tensors(weights.model).items()
+        if want.target is None and key not in weights.unused.get(module, {})
+    ]
+    if without_causal:
+        state = {m: tensors for m, tensors in state.items() if m not in CAUSAL_MODULES}
+    known = weights.config.get("progress", {})
+    return Export(
+        step=weights.step or 0,
+        state=state,
+        adam=None,
+        progress=_NO_PROGRESS | known,
+        unknown=[name for name in PROGRESS if name not in known],
+        defaults=defaults,
+        optimizer_groups=False,
+    )
+
+
 def write_pytorch(
     export: Export, path: str | pathlib.Path, *, model: FineCausal | None = None
 ) -> None:
@@ -171,7 +195,12 @@ def write_pytorch(
 
 
 def write_safetensors(
-    export: Export, path: str | pathlib.Path, *, model_arguments: Mapping[str, Any]
+    export: Export,
+    path: str | pathlib.Path,
+    *,
+    model_arguments: Mapping[str, Any],
+    besides: Mapping[str, Any] | None = None,
+    dtype: str = "float32",
 ) -> None:
     """Writes safetensors, names "module/key" in PyTorch's layouts, and `config.json` beside it.
 
@@ -182,6 +211,8 @@ def write_safetensors(
       export: from `read_checkpoint`.
       path: written whole or not at all; `config.json` goes to the same folder.
       model_arguments: FineCausal's keyword arguments, for `config.json`.
+      besides: its entries "preprocessing" and "settings", where they are known.
+      dtype: of what has a fraction: "float32", or "bfloat16" for half the size, rounded.
 
     Raises:
       InputError: the folder is a workdir, or has a `config.json` of something else.
@@ -191,7 +222,7 @@ def write_safetensors(
     path = pathlib.Path(path)
     refuse_foreign_config(path)
     tensors = {
-        f"{module}/{key}": np.asarray(value, order="C")
+        f"{module}/{key}": np.asarray(value, _stored(np.asarray(value).dtype, dtype), order="C")
         for module, state in export.state.items()
         for key, value in state.items()
     }
@@ -199,7 +230,9 @@ def write_safetensors(
         "format": CONFIG_FORMAT,
         "file": path.name,
         "layout": "PyTorch; names are module/key",
+        "step": export.step,
         "model": dict(model_arguments),
+        **(besides or {}),
         "progress": {name: export.progress[name] for name in PROGRESS},
     }
     text = json.dumps(config, indent=2) + "\n"
@@ -210,6 +243,10 @@ def write_safetensors(
         write_atomically(path.with_name("config.json"), lambda other: other.write_text(text))
 
     write_atomically(path, save)
+
+
+def _stored(found: np.dtype, wanted: str) -> np.dtype:
+    return np.dtype(jnp.dtype(wanted)) if found == np.float32 else found
 
 
 def refuse_foreign_config(path: pathlib.Path) -> None:

@@ -44,7 +44,7 @@ def print_conversion(converted: Converted, console: Console | None = None) -> No
     if source.kind == KINETICS:
         console.print("each tensor of the file fills both trunks, base_model and segmenter")
     taken = json.loads(json.dumps(model_to_json(converted.model)))  # as read: no tuples
-    for name, value in (source.model or {}).items():
+    for name, value in source.config.get("model", {}).items():
         if taken.get(name) != value:
             line = f"model.{name}: {taken.get(name)} of --config is taken, config.json says {value}"
             console.print(Text(line))

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float, Int64
 
 from finecausal_jax.data import pipeline
+from finecausal_jax.data.clips import Clip
+from finecausal_jax.data.dives import Dive
 from finecausal_jax.data.preprocessing import Preprocessing
-from finecausal_jax.data.sources import Clips
+from finecausal_jax.data.sources import ClipList, Clips
+from finecausal_jax.interop import weights as weight_files
+from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.runtime.layout import Layout, make_layout
 from finecausal_jax.runtime.progress import progress
 from finecausal_jax.scoring import metrics
@@ -28,6 +34,35 @@ from finecausal_jax.scoring.features import (
     compare_batch,
     encode_batch,
 )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Score:
+    """What a query's comparison with k exemplars says.
+
+    Attributes:
+      target: what the network regresses, "completeness" (score over difficulty) or "score".
+      exemplars: their keys.
+      votes: float64 [k], the query's target as each exemplar has it: its own known value plus the
+        predicted difference, points.
+      stage_deltas: float64 [k, 3], shares of forward, twist and entry in the differences.
+      transitions: int64 [k, 2], predicted transitions of the query, frames.
+    """
+
+    target: str
+    exemplars: tuple[Key, ...]
+    votes: Float[np.ndarray, " k"]
+    stage_deltas: Float[np.ndarray, "k 3"]
+    transitions: Int64[np.ndarray, "k 2"]
+
+    def points(self, difficulty: float) -> float:
+        """The mean vote as a score, points.
+
+        Args:
+          difficulty: of the query's dive, by which completeness is multiplied.
+        """
+        vote = float(np.mean(self.votes))
+        return vote if self.target == "score" else vote * difficulty
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,6 +97,65 @@ class Scorer:
     def __post_init__(self) -> None:
         for name in ("video_batch", "pair_batch"):
             self.layout.check_batch_size(name, getattr(self, name))
+
+    @classmethod
+    def load(cls, weights: str | os.PathLike[str], **options: Any) -> Scorer:
+        """A scorer with weights from a file.
+
+        Args:
+          weights: an exported `.safetensors` file, a folder with one, or the name of weights that
+            come with this package, such as "rendered".
+          **options: other attributes, such as `video_batch`.
+
+        Raises:
+          InputError: there is no such file, it cannot be read, or nothing beside it says what
+            network it is and how its videos are cut.
+        """
+        file = weight_files.load(weights)
+        sizes = file.config.get("preprocessing")
+        if sizes is None:
+            beside = file.path.with_name("config.json")
+            raise InputError(
+                f"{beside}: expected the entry preprocessing of weights that `launch.py export` "
+                "wrote from a run, found none: make a Scorer of the network, its variables and a "
+                "Preprocessing instead"
+            )
+        try:
+            preprocessing = Preprocessing(**sizes)
+        except TypeError as error:
+            raise InputError(f"{file.path.with_name('config.json')}: {error}") from error
+        layout = options.pop("layout", None) or make_layout()
+        variables = layout.place(file.variables)
+        return cls(file.model, variables, preprocessing, layout, **options)
+
+    def score(self, query: Clip | Dive, exemplars: Sequence[Dive]) -> Score:
+        """Scores one clip by comparison with exemplars, dives of its dive number.
+
+        Args:
+          query: the clip; a dive's labels are not looked at.
+          exemplars: dives whose scores are known, at least one; another key each than the query's.
+
+        Raises:
+          InputError: there is no exemplar, two clips have the same key, or one cannot be decoded.
+        """
+        if not exemplars:
+            raise InputError("there are no exemplars: expected at least one dive to compare with")
+        # Without masks, which take no part, one program serves clips that have them or not.
+        clips = [
+            dataclasses.replace(one.clip if isinstance(one, Dive) else one, masks=None)
+            for one in (query, *exemplars)
+        ]
+        known = dict(self.encode(ClipList(clips), range(len(clips)), "query and exemplars"))
+        compared = self.compare(known, [(query.key, one.key) for one in exemplars])
+        target = self.model.target
+        values = np.array([getattr(one.info, target) for one in exemplars], np.float64)
+        return Score(
+            target=target,
+            exemplars=tuple(one.key for one in exemplars),
+            votes=values + compared.delta.astype(np.float64),
+            stage_deltas=compared.stage_delta.astype(np.float64),
+            transitions=compared.transitions.astype(np.int64),
+        )
 
     def encode(
         self, source: Clips, rows: Sequence[int], label: str = "videos"

@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from finecausal_jax.data.resizing import Resize
 from finecausal_jax.data.sources import Dives
 from finecausal_jax.data.splits import Split, open_split
 from finecausal_jax.interop import conversion, workdirs
+from finecausal_jax.interop import weights as weight_files
 from finecausal_jax.interop.expected import full_size
 from finecausal_jax.models.finecausal import FineCausal
 from finecausal_jax.models.initial_values import init_variables
@@ -35,7 +36,11 @@ from finecausal_jax.scoring.scorer import Scorer
 from finecausal_jax.settings import config as configs
 from finecausal_jax.settings import schema
 from finecausal_jax.settings.schema import FIXED_IN_A_BANK, Settings
-from finecausal_jax.settings.workdirs import refuse_other_network, saved_settings
+from finecausal_jax.settings.workdirs import (
+    refuse_other_network,
+    refuse_other_settings,
+    saved_settings,
+)
 from finecausal_jax.training.compiling import compile_step, make_step
 from finecausal_jax.training.losses import LossSettings
 from finecausal_jax.training.optimiser import OptimiserSettings, make_optimiser
@@ -44,6 +49,20 @@ from finecausal_jax.training.run import Run
 from finecausal_jax.training.schedule import Schedule
 from finecausal_jax.training.start import Start, initial_variables
 from finecausal_jax.training.steps import StepSettings
+
+
+class Trained(NamedTuple):
+    """What a command scores with.
+
+    Attributes:
+      variables: {"params", "batch_stats"}, where they belong.
+      step: micro-batches of its training; None where nobody noted them.
+      name: what messages call it.
+    """
+
+    variables: Any
+    step: int | None
+    name: str
 
 
 def make_model(settings: Settings) -> FineCausal:
@@ -66,6 +85,14 @@ def make_preprocessing(settings: Settings) -> Preprocessing:
         resize_height=data.resize_height,
         keep_aspect=data.keep_aspect,
     )
+
+
+def described(settings: Settings) -> dict[str, Any]:
+    """What a file of weights says of its network besides the model, as plain values for JSON."""
+    return {
+        "preprocessing": dataclasses.asdict(make_preprocessing(settings)),
+        "settings": json.loads(configs.to_json(settings)),
+    }
 
 
 def stored_resize(settings: Settings) -> Resize | None:
@@ -165,6 +192,34 @@ def load_network(
     """
     refuse_other_network(workdir, settings)
     return load_variables(workdir, layout.shapes(variable_shapes(settings)), which)
+
+
+def load_trained(
+    settings: Settings, workdir: str | os.PathLike[str], which: str, weights: str, layout: Layout
+) -> Trained:
+    """Loads what a command is to score with: a file of weights, or else a checkpoint.
+
+    Args:
+      settings: of the network.
+      workdir: the run's folder; of no account where weights are given.
+      which: "best", "latest" or a step of it.
+      weights: as for `interop.weights.find`; empty for a checkpoint.
+      layout: the devices.
+
+    Raises:
+      InputError: as `load_network` and `weights.load`, or the weights were trained under settings
+        of another network.
+    """
+    if not weights:
+        step, variables = load_network(settings, workdir, which, layout)
+        return Trained(variables, step, f"checkpoint of step {step}")
+    read = weight_files.load(weights, make_model(settings))
+    if "settings" in read.config:
+        where = str(read.path.with_name("config.json"))
+        refuse_other_settings(
+            read.path, configs.from_tree(read.config["settings"], where), settings
+        )
+    return Trained(layout.place(read.variables), read.step, f"weights {read.path}")
 
 
 def make_scorer(settings: Settings, variables: Any, layout: Layout) -> Scorer:

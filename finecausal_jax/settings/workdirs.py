@@ -39,7 +39,7 @@ def claim(workdir: str | os.PathLike[str], settings: Settings) -> None:
 
 def refuse_other_run(workdir: str | os.PathLike[str], settings: Settings) -> None:
     """Raises InputError where a run cannot go on under these settings; lists what differs."""
-    changed = _changed(workdir, settings, FIXED_ON_RESUME)
+    changed = _changed(saved_settings(workdir), settings, FIXED_ON_RESUME)
     if changed:
         raise InputError(
             f"workdir {workdir} was begun with another config; choose a new --workdir, or set "
@@ -48,20 +48,24 @@ def refuse_other_run(workdir: str | os.PathLike[str], settings: Settings) -> Non
 
 
 def refuse_other_network(workdir: str | os.PathLike[str], settings: Settings) -> None:
-    """Raises InputError where weights would be read into a network they were not trained in.
+    """Raises InputError where weights would be read into a network they were not trained in."""
+    refuse_other_settings(workdir, saved_settings(workdir), settings)
+
+
+def refuse_other_settings(
+    where: str | os.PathLike[str], saved: Settings | None, settings: Settings
+) -> None:
+    """Raises InputError where `settings` are of another network than the `saved` ones of `where`.
 
     Of the keys compared some change no parameter's shape, so that scores would look plausible.
     """
-    changed = _changed(workdir, settings, FIXED_IN_SCORING)
+    changed = _changed(saved, settings, FIXED_IN_SCORING)
     if changed:
         raise InputError(
-            f"the network of {workdir} was trained under another config; give that one, or set "
+            f"the network of {where} was trained under another config; give that one, or set "
             "back:\n  " + "\n  ".join(changed)
         )
 
 
-def _changed(
-    workdir: str | os.PathLike[str], settings: Settings, fixed: Collection[Affects]
-) -> list[str]:
-    saved = saved_settings(workdir)
+def _changed(saved: Settings | None, settings: Settings, fixed: Collection[Affects]) -> list[str]:
     return [] if saved is None else configs.differences(saved, settings, fixed)

@@ -21,6 +21,8 @@ def options(**given):
         "format": "pytorch",
         "output": None,
         "checkpoint": None,
+        "weights": "",
+        "dtype": "float32",
         "fineparser": False,
         "reference": None,
         "cases": [],

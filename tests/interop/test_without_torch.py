@@ -111,7 +111,10 @@ def test_safetensors_are_converted_exported_and_come_back(tmp_path, small_tensor
             (convert, dict(source=first, drop_optimizer=False)),
             (
                 export_command,
-                dict(format="safetensors", output=second, checkpoint="best", fineparser=False),
+                dict(
+                        format="safetensors", output=second, checkpoint="best", fineparser=False,
+                        weights="", dtype="float32",
+                    ),
             ),
             (verify, dict(checkpoint=second, against=first)),
         ):
