@@ -15,12 +15,12 @@ rest of `make demo` takes about one, packages aside. The README has its scores.
 
 import ml_collections
 
-from configs import finediving_hm
+from finecausal_jax.settings import default_config
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the full-size config with smaller sizes and a training that starts from nothing."""
-    config = finediving_hm.get_config()
+    config = default_config()
     config.data_name = "rendered data"
 
     config.data.manual_dir = "data/rendered"

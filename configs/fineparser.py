@@ -15,12 +15,12 @@ Time and score on the real data: not yet run.
 
 import ml_collections
 
-from configs import finediving_hm
+from finecausal_jax.settings import default_config
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the full-size config with FineParser's choices where they differ."""
-    config = finediving_hm.get_config()
+    config = default_config()
     config.model.graph_intervention = False
     config.model.without_graph = "fused"
     config.model.temporal_attention = False

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import errno
 import importlib
-import itertools
 import os
 import pathlib
 import sys
@@ -76,7 +75,7 @@ def main(argv: Sequence[str], root: pathlib.Path) -> int:
     command = importlib.import_module(_module(found[name], root))
     _define_flags(command)
     if "config" in flags.FLAGS:
-        _check_config_files(rest)
+        rest = _with_config_files(rest)
     if is_help(argv):
         print(help_text(name, command, rest))
         return 0
@@ -230,23 +229,36 @@ def _parse(argv: Sequence[str]) -> list[str]:
     return rest
 
 
-def _check_config_files(argv: Sequence[str]) -> None:
-    """Refuses a config file that is not there, which ml_collections tells of only when it is used.
+def _with_config_files(argv: Sequence[str]) -> list[str]:
+    """The flags, where a config file that is not there is the package's own of that name.
+
+    One that the package has not either is refused: ml_collections tells of it only when it is used.
 
     Args:
       argv: all flags; a file may have text behind a colon, for its `get_config`.
     """
-    for one, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
+    given = list(argv)
+    for place, one in enumerate(argv):
         name, is_there, value = one.partition("=")
-        if name in ("-config", "--config"):
-            text = value if is_there else following
-            path = pathlib.Path(text.partition(":")[0])
-            if path.suffix != ".py" or not path.is_file():
-                found = "something else" if path.exists() else "no such file"
-                _refuse(
-                    f"--config={text}: expected a Python file such as configs/demo.py, found "
-                    f"{found}"
-                )
+        if name not in ("-config", "--config"):
+            continue
+        text = value if is_there else next(iter(argv[place + 1 :]), "")
+        file, colon, behind = text.partition(":")
+        path = pathlib.Path(file)
+        own = pathlib.Path(__file__).parent / file
+        if not path.exists() and path.parts[:1] == ("configs",) and own.is_file():
+            path = own
+        if path.suffix != ".py" or not path.is_file():
+            found = "something else" if path.exists() else "no such file"
+            _refuse(
+                f"--config={text}: expected a Python file such as configs/demo.py, found {found}"
+            )
+        if path == own:
+            found_there = f"{own}{colon}{behind}"
+            given[place if is_there else place + 1] = (
+                f"{name}={found_there}" if is_there else found_there
+            )
+    return given
 
 
 def _refuse(problem: str) -> NoReturn:

@@ -1,10 +1,11 @@
 """Evaluate a trained network on the test split, beside predictors that see no pixel.
 
 Every test dive is compared with config.evaluate.exemplars training dives of its dive number.
-Prints a table and writes evaluation.json and evaluation.png into --workdir.
+Prints a table and writes evaluation.json and evaluation.png into --workdir, with --masks also
+evaluation_masks.png.
 
     python launch.py evaluate --config=configs/demo.py --workdir=runs/demo
-    python launch.py evaluate --config=configs/few.py --weights=rendered --workdir=runs/few
+    python launch.py evaluate --config=configs/rendered.py:few --weights=rendered --workdir=runs/few
 
 With --bank=DIR the features of videos come from what `launch.py bank` wrote there; a video that it
 does not hold is encoded. The scores are the same but for rounding.
@@ -72,7 +73,7 @@ def run(flags: Any) -> int:
         fingerprint = bank.make_fingerprint(scorer, sides)
         encodings = bank.load_bank(flags.bank, fingerprint)
     result = things.evaluate_split(settings, scorer, sides["test"], sides["train"], encodings)
-    name = settings.data_name
+    name, written = settings.data_name, []
     if known is not None:
         ranked = truth.compare_with_truth(result.dives, known)
         result = dataclasses.replace(result, truth=ranked)
@@ -80,8 +81,19 @@ def run(flags: Any) -> int:
         result = dataclasses.replace(
             result, masks=masks.judge_masks(scorer, sides["train"], sides["test"])
         )
+        # A good dive, a middling one and a poor one.
+        ranked = sorted(range(len(result.dives)), key=lambda row: -result.dives[row].completeness)
+        rows = sorted({ranked[0], ranked[len(ranked) // 2], ranked[-1]}, key=ranked.index)
+        shown = masks.show_masks(scorer, sides["test"], rows)
+        written.append(
+            report.write_masks(
+                shown, scorer.mask_threshold, folder / "evaluation_masks.png", data_name=name
+            )
+        )
     report.print_table(result, data_name=name)
     table = report.write_json(result, folder / "evaluation.json", data_name=name, step=trained.step)
     plot = report.write_scatter(result, folder / "evaluation.png", data_name=name)
-    print(f"{trained.name}; wrote {table} and {plot}")
+    print(
+        f"scored by {trained.name}. Look at {', '.join(map(str, [plot, *written]))}; all in {table}"
+    )
     return 0

@@ -7,23 +7,59 @@ that is best on training dives, beside a guess that sees no pixel: one mask for 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Float32, UInt8
 
 from finecausal_jax.data import preprocessing
 from finecausal_jax.data.sources import Clips
 from finecausal_jax.scoring import metrics
+from finecausal_jax.scoring.features import Key
 from finecausal_jax.scoring.metrics import MaskCounts
 from finecausal_jax.scoring.scorer import Scorer
 
 THRESHOLDS = tuple(np.arange(-6.0, 4.01, 0.25).tolist())  # logits to choose from
 MOST_TRAINING_DIVES = 100  # enough for one number
 _SHARES = np.linspace(0.02, 0.98, 49)  # of frames, to cut the mean mask at
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MaskExample:
+    """A video with its masks, to be looked at.
+
+    Attributes:
+      key: the dive's name.
+      frames: uint8 [t, h, w, 3], those that a window covers.
+      true: whether a pixel is the diver's, bool [t, h, w].
+      logits: float32 [t, h, w], of the fused map; where windows overlap, the earlier one's.
+    """
+
+    key: Key
+    frames: UInt8[np.ndarray, "t h w 3"]
+    true: Bool[np.ndarray, "t h w"]
+    logits: Float32[np.ndarray, "t h w"]
+
+
+def show_masks(scorer: Scorer, source: Clips, rows: Sequence[int]) -> list[MaskExample]:
+    """Returns rows of a source, dives with masks, with what the network takes for the diver."""
+    shown = []
+    for batch, (frames, _) in scorer.batches(source, rows, "masks to look at"):
+        logits = np.asarray(_logits(scorer.model, scorer.variables, frames))
+        for i in np.flatnonzero(batch["valid"]):
+            _, windows, length = logits.shape[:3]
+            stride = scorer.model.window_stride
+            seen = {w * stride + f: (w, f) for w in range(windows)[::-1] for f in range(length)}
+            taken = sorted(seen)
+            places = tuple(np.array([seen[one] for one in taken]).T)
+            key = source.keys[int(batch["row"][i])]
+            true = np.asarray(batch["mask"][i])[taken] > 127  # half of 255, as it is rounded
+            shown.append(MaskExample(key, batch["frames"][i][taken], true, logits[i][places]))
+    return shown
 
 
 def judge_masks(
@@ -92,6 +128,11 @@ def _encoded(
         valid = np.flatnonzero(batch["valid"])
         masks = np.asarray(preprocessing.scale_mask(batch["mask"][valid]))
         yield jax.tree.map(lambda one, valid=valid: one[:, valid], counts), masks
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def _logits(model: Any, variables: Any, frames: Any) -> Any:
+    return model.apply(variables, preprocessing.normalize(frames), method="encode").mask_logits[-1]
 
 
 @functools.partial(jax.jit, static_argnames=("model",))

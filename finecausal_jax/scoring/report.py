@@ -9,6 +9,7 @@ import json
 import math
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from rich.text import Text
 from finecausal_jax.models.finecausal import STAGES
 from finecausal_jax.runtime.console import add_columns, make_console
 from finecausal_jax.runtime.files import write_atomically
+from finecausal_jax.scoring.masks import MaskExample
 from finecausal_jax.scoring.protocol import DiveScore, Evaluation
 
 # Row titles of `baselines.PREDICTORS`.
@@ -36,6 +38,7 @@ _MASK_TITLES = {
     "chosen": "the best logit on training dives",
     "constant": "one mask for all frames",
 }
+_SHOWN_FRAMES = 7
 _LARGEST_ERRORS = 5  # dives in the second table: enough to look at, short enough to read
 
 
@@ -133,6 +136,52 @@ def write_scatter(
         f"{_capital(data_name)}: {evaluation.metrics['dives']} dives, "
         f"{evaluation.metrics['pairs']} comparisons with an exemplar",
         fontsize=11,
+        color="0.3",
+    )
+    return write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+
+
+def write_masks(
+    examples: Sequence[MaskExample],
+    threshold: float,
+    path: str | os.PathLike[str],
+    *,
+    data_name: str,
+) -> pathlib.Path:
+    """Draws frames of some dives with the true and the predicted outline of the diver, as a PNG.
+
+    Args:
+      examples: the dives, a row each, at least one.
+      threshold: logit from which a pixel counts as the diver's.
+      path: where the PNG goes; it appears whole or not at all.
+      data_name: what they are; the caption says it.
+
+    Returns:
+      `path`.
+    """
+    figure = Figure(
+        figsize=(1.5 * _SHOWN_FRAMES, 1.62 * len(examples) + 0.5),
+        dpi=150,
+        layout="constrained",
+        facecolor="white",
+    )
+    FigureCanvasAgg(figure)  # as above
+    axes = figure.subplots(len(examples), _SHOWN_FRAMES, squeeze=False)
+    for row, example in zip(axes, examples, strict=True):
+        frames = np.linspace(0, len(example.frames) - 1, _SHOWN_FRAMES).round().astype(int)
+        for place, frame in zip(row, frames, strict=True):
+            place.imshow(example.frames[frame])
+            place.set(xticks=[], yticks=[], xlabel=f"frame {frame}")
+            found = example.logits[frame] > threshold
+            for mask, colour in ((example.true[frame], "#2ee66b"), (found, "#ff2d2d")):
+                if mask.any() and not mask.all():
+                    place.contour(mask, levels=[0.5], colors=colour, linewidths=1)
+        competition, index = example.key
+        row[0].set_title(f"{index} of {competition}", fontsize=8, loc="left")
+    figure.suptitle(
+        f"{_capital(data_name)}: the diver as labelled (green), and as predicted (red, logit above "
+        f"{threshold:g})",
+        fontsize=10,
         color="0.3",
     )
     return write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))

@@ -212,14 +212,14 @@ def load_trained(
     """
     if not weights:
         step, variables = load_network(settings, workdir, which, layout)
-        return Trained(variables, step, f"checkpoint of step {step}")
+        return Trained(variables, step, f"the checkpoint of step {step}")
     read = weight_files.load(weights, make_model(settings))
     if "settings" in read.config:
         where = str(read.path.with_name("config.json"))
         refuse_other_settings(
             read.path, configs.from_tree(read.config["settings"], where), settings
         )
-    return Trained(layout.place(read.variables), read.step, f"weights {read.path}")
+    return Trained(layout.place(read.variables), read.step, f"the weights {weights}")
 
 
 def make_scorer(settings: Settings, variables: Any, layout: Layout) -> Scorer:

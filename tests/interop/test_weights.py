@@ -115,7 +115,7 @@ def test_weights_under_settings_of_another_network_are_refused(tmp_path, small_s
     layout = make_layout()
     config.data.manual_dir, config.train.epochs = "elsewhere", 3
     trained = things.load_trained(read(config), "", "best", str(folder), layout)
-    assert trained.step == 40 and trained.name == f"weights {folder / 'model.safetensors'}"
+    assert trained.step == 40 and trained.name == f"the weights {folder}"
     config.model.delta_scale = 8.0
     with pytest.raises(InputError, match=r"model\.delta_scale: was 1\.0, is 8\.0"):
         things.load_trained(read(config), "", "best", str(folder), layout)

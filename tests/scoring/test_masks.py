@@ -1,8 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from finecausal_jax.data.preprocessing import DEVIATION, MEAN
-from finecausal_jax.scoring import masks, metrics
+from finecausal_jax.scoring import masks, metrics, report
 
 
 def _by_hand(source, threshold):
@@ -46,3 +49,33 @@ def test_counts_of_one_mask_for_all_frames():
     hit = (true & found).sum()
     assert counts[:4] == (hit, (found & ~true).sum(), (true & ~found).sum(), (~true & ~found).sum())
     assert metrics.mask_metrics(counts)["mask_iou"] == pytest.approx(12 / 30)
+
+
+def test_masks_to_look_at(scorer, train_source, tmp_path):
+    shown = masks.show_masks(scorer, train_source, [4, 1])
+    assert [one.key for one in shown] == [train_source.keys[4], train_source.keys[1]]
+    for one, row in zip(shown, (4, 1), strict=True):
+        level = train_source._levels[row]
+        assert one.frames.shape == (8, 8, 8, 3) and (one.frames == level).all()
+        np.testing.assert_allclose(one.logits, (level / 255 - MEAN[0]) / DEVIATION[0], rtol=1e-5)
+        assert one.true.shape == one.logits.shape == (8, 8, 8)
+        assert one.true.mean() == (1 + level % 5) / 8
+    path = report.write_masks(shown, 0.5, tmp_path / "masks.png", data_name="rendered data")
+    with Image.open(path) as picture:
+        width, height = picture.size
+    assert width > 1000 and height > 400
+    assert [file.name for file in tmp_path.iterdir()] == ["masks.png"]
+
+
+def test_of_overlapping_windows_the_earlier_one_is_shown(scorer, train_source):
+    class Overlapping(type(scorer.model)):
+        def encode(self, variables, videos):
+            features = super().encode(variables, videos)
+            windows = np.arange(2, dtype=np.float32)[None, :, None, None, None]
+            logits = windows + 0 * features.mask_logits[-1]
+            return features.replace(mask_logits=(logits,))
+
+    model = Overlapping(window_stride=2)  # frames 0 to 3 and 2 to 5
+    (shown,) = masks.show_masks(dataclasses.replace(scorer, model=model), train_source, [0])
+    assert shown.logits[:, 0, 0].tolist() == [0, 0, 0, 0, 1, 1]
+    assert len(shown.frames) == 6
