@@ -1,16 +1,16 @@
 """The same network and protocol, shrunk for two CPU cores, on rendered dives.
 
-    make demo
+    make demo-train
 
 or, one command at a time:
 
     python launch.py render --config=configs/demo.py
     python launch.py build --config=configs/demo.py
-    python launch.py train --config=configs/demo.py --workdir=runs/demo
-    python launch.py evaluate --config=configs/demo.py --workdir=runs/demo --checkpoint=latest
+    python launch.py train --config=configs/demo.py --workdir=runs/demo_train
+    python launch.py evaluate --config=configs/demo.py --workdir=runs/demo_train --checkpoint=latest
 
 Time: on two busy CPU cores the training took under five minutes, a quarter of it compiling; the
-rest of `make demo` takes about one, packages aside. The README has its scores.
+rest of `make demo-train` takes about one, packages aside. docs/rendered.md has its scores.
 """
 
 import ml_collections

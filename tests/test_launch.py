@@ -103,7 +103,7 @@ def test_a_config_file_that_does_not_exist_is_named():
 def test_what_is_no_config_file_is_refused_before_it_is_used(capsys, monkeypatch, arguments, found):
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as caught:
-        command_line._check_config_files(["--workdir=x", *arguments])
+        command_line._with_config_files(["--workdir=x", *arguments])
     assert caught.value.code == 2
     assert re.search(found, capsys.readouterr().err)
 
@@ -257,5 +257,28 @@ def test_annotations_of_every_module_are_checked_in_tests():
     for path in sorted((ROOT / "finecausal_jax").rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
         prefixes = {".".join(parts[: n + 1]) for n in range(len(parts))}
-        left_out = path.name == "__init__.py" or "torch_baseline" in parts
+        left_out = path.name in ("__init__.py", "__main__.py") or "configs" in parts
         assert left_out or prefixes & set(checked), f"{path}: name it in pyproject.toml"
+
+
+def test_the_packages_own_configs_serve_where_there_is_no_such_folder(tmp_path, monkeypatch):
+    own = str(ROOT / "finecausal_jax" / "configs" / "rendered.py")
+    arguments = ["--config=configs/rendered.py:few", "--config", "configs/rendered.py", "--x=1"]
+    monkeypatch.chdir(tmp_path)
+    found = command_line._with_config_files(arguments)
+    assert found == [f"--config={own}:few", "--config", own, "--x=1"]
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "rendered.py").touch()  # a user's own comes first
+    assert command_line._with_config_files(arguments) == arguments
+
+
+def test_few_dives_are_for_the_same_network():
+    from configs import rendered
+    from finecausal_jax.settings.config import differences
+    from finecausal_jax.settings.schema import FIXED_IN_SCORING
+
+    every, few = read(rendered.get_config()), read(rendered.get_config("few"))
+    assert differences(every, few, FIXED_IN_SCORING) == []
+    assert every.rendered.seed != few.rendered.seed
+    with pytest.raises(ValueError, match="expected all or few behind the colon"):
+        rendered.get_config("many")

@@ -4,8 +4,9 @@ Writes the features of the training and test dives into a folder, some dives a f
 command goes on where it was stopped. A bank of another checkpoint, other settings or other dives is
 refused, here and by `evaluate --bank`.
 
-    python launch.py bank --config=configs/demo.py --workdir=runs/demo
-    python launch.py evaluate --config=configs/demo.py --workdir=runs/demo --bank=runs/demo/bank
+    python launch.py bank --config=configs/demo.py --workdir=runs/demo_train
+    python launch.py evaluate --config=configs/demo.py --workdir=runs/demo_train \\
+        --bank=runs/demo_train/bank
 """
 
 import pathlib

@@ -4,7 +4,7 @@ Every test dive is compared with config.evaluate.exemplars training dives of its
 Prints a table and writes evaluation.json and evaluation.png into --workdir, with --masks also
 evaluation_masks.png.
 
-    python launch.py evaluate --config=configs/demo.py --workdir=runs/demo
+    python launch.py evaluate --config=configs/demo.py --workdir=runs/demo_train
     python launch.py evaluate --config=configs/rendered.py:few --weights=rendered --workdir=runs/few
 
 With --bank=DIR the features of videos come from what `launch.py bank` wrote there; a video that it

@@ -6,10 +6,10 @@ draws what the unbroken run would have drawn. A workdir of another config is ref
 in which another process trains. Ctrl-C and SIGTERM end a training after the step at hand, which is
 saved (exit codes 130 and 143); a second one ends it at once.
 
-    python launch.py train --config=configs/demo.py --workdir=runs/demo
-    python launch.py train --config=configs/demo.py --workdir=runs/demo --profile=20:22
-    python launch.py train --config=configs/demo.py --workdir=runs/demo \\
-        --replay=runs/demo/replay-7.json
+    python launch.py train --config=configs/demo.py --workdir=runs/demo_train
+    python launch.py train --config=configs/demo.py --workdir=runs/demo_train --profile=20:22
+    python launch.py train --config=configs/demo.py --workdir=runs/demo_train \\
+        --replay=runs/demo_train/replay-7.json
 """
 
 from __future__ import annotations
