@@ -8,13 +8,14 @@ DEFAULT := $(shell python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])
 VENV := .venv$(if $(filter-out $(DEFAULT),$(VERSION)),-$(VERSION))
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
-DEMO := --config=configs/demo.py --workdir=runs/demo
+FEW := --config=configs/rendered.py:few
+TRAIN := --config=configs/demo.py --workdir=runs/demo_train
 # The CPU build of JAX unless a GPU answers: nobody else should download gigabytes of CUDA.
 EXTRAS := $(shell nvidia-smi >/dev/null 2>&1 && echo dev,cuda12 || echo dev)
 # PyTorch for Python 3.11 is a small CPU build; for others it is gigabytes of CUDA, and left out.
 TORCH := $(filter 3.11,$(VERSION))
 
-.PHONY: help setup setup-torch demo test test-slow reliability check clean
+.PHONY: help setup setup-torch demo demo-train test test-slow reliability check clean
 
 help:            ## list the commands
 	@grep -E '^[a-z-]+: .*##' Makefile | sed 's/:.*##/\t/'
@@ -33,11 +34,17 @@ comma := ,
 
 setup-torch: $(VENV)/.torch   ## PyTorch as well where it is small, for conversion and the baseline
 
-demo: setup      ## render dives, build them with TFDS, train, evaluate, show the result
+demo: setup      ## render a few dives and score them with the weights that come along, in minutes
+	$(BIN)/python launch.py render $(FEW)
+	$(BIN)/python launch.py build $(FEW) --overwrite
+	$(BIN)/python launch.py evaluate $(FEW) --weights=rendered --workdir=runs/demo --masks \
+	  --truth=data/rendered_few
+
+demo-train: setup  ## train a small network from nothing on rendered dives, and score others with it
 	$(BIN)/python launch.py render --config=configs/demo.py
 	$(BIN)/python launch.py build --config=configs/demo.py --overwrite
-	$(BIN)/python launch.py train $(DEMO)
-	$(BIN)/python launch.py evaluate $(DEMO) --checkpoint=latest
+	$(BIN)/python launch.py train $(TRAIN)
+	$(BIN)/python launch.py evaluate $(TRAIN) --checkpoint=latest
 
 test: setup-torch   ## the tests, full-size ones left out; PYTHON=python3.13 for another Python
 	$(BIN)/python -m pytest -q -n auto -m 'not slow'
@@ -55,4 +62,5 @@ check: setup-torch  ## lint, format, types and layers
 	$(BIN)/lint-imports --no-cache
 
 clean:           ## remove the environments and what the demo made
-	rm -rf .venv .venv-* runs/demo data/rendered data/rendered_tfds
+	rm -rf .venv .venv-* runs/demo runs/demo_train data/rendered data/rendered_tfds \
+	  data/rendered_few data/rendered_few_tfds
