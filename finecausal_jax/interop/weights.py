@@ -9,6 +9,7 @@ import pathlib
 from typing import Any
 
 from finecausal_jax.interop import conversion
+from finecausal_jax.interop.checkpoint_files import read_config_beside
 from finecausal_jax.interop.pytorch import State
 from finecausal_jax.models.finecausal import FineCausal
 from finecausal_jax.runtime.errors import InputError
@@ -73,6 +74,17 @@ def find(place: str | os.PathLike[str]) -> pathlib.Path:
     if len(files) != 1:
         raise InputError(f"weights {place}: {expected}, found a folder with {len(files)} of them")
     return files[0]
+
+
+def describe(place: str | os.PathLike[str]) -> dict[str, Any]:
+    """What the `config.json` of weights says of them, as `Weights.config`, before they are read.
+
+    Raises:
+      InputError: as `find`, or the file cannot be read.
+    """
+    path = find(place)
+    config = read_config_beside(path) if path.suffix == _SUFFIX else {}
+    return config if config.get("file", path.name) == path.name else {}
 
 
 def load(place: str | os.PathLike[str], model: FineCausal | None = None) -> Weights:

@@ -127,6 +127,7 @@ def build_bank(
                     part = list(itertools.islice(encodings, len(share)))
                     write_atomically(folder / name, functools.partial(_write_shard, part=part))
                     encoded += len(part)
+                next(encodings, None)  # to its end, or progress would say that it was stopped there
     return encoded
 
 

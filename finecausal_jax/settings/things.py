@@ -213,12 +213,12 @@ def load_trained(
     if not weights:
         step, variables = load_network(settings, workdir, which, layout)
         return Trained(variables, step, f"the checkpoint of step {step}")
+    # First, since shapes that do not fit would not say which keys of the config to change.
+    saved = weight_files.describe(weights).get("settings")
+    if saved is not None:
+        where = f"config.json of the weights {weights}"
+        refuse_other_settings(f"weights {weights}", configs.from_tree(saved, where), settings)
     read = weight_files.load(weights, make_model(settings))
-    if "settings" in read.config:
-        where = str(read.path.with_name("config.json"))
-        refuse_other_settings(
-            read.path, configs.from_tree(read.config["settings"], where), settings
-        )
     return Trained(layout.place(read.variables), read.step, f"the weights {weights}")
 
 

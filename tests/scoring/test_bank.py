@@ -157,6 +157,12 @@ def test_a_build_that_was_stopped_ends_as_an_unbroken_one(
     assert content(tmp_path / "broken") == content(tmp_path / "whole")
 
 
+def test_a_whole_build_is_not_said_to_have_stopped(build, scorer, tmp_path, capsys):
+    assert build(tmp_path / "bank", scorer=dataclasses.replace(scorer, progress=True)) == 12
+    shown = capsys.readouterr().err
+    assert "encoding test dives: 5 of 5 videos in" in shown and "stopped" not in shown
+
+
 def test_a_finished_build_does_nothing_again(build, scorer, sources, built):
     before = content(built)
     sources["train"].read.clear()
