@@ -54,6 +54,21 @@ Commands:
 """
 
 
+def start(root: pathlib.Path) -> NoReturn:
+    """Runs what the program's arguments ask for, and ends with its exit code.
+
+    Args:
+      root: the folder that the packages of commands lie in.
+    """
+    from finecausal_jax.runtime import environment
+    from finecausal_jax.runtime.console import quiet_broken_pipe
+
+    if not is_help(sys.argv):
+        environment.prepare()
+    with quiet_broken_pipe():
+        sys.exit(main(sys.argv, root))
+
+
 def main(argv: Sequence[str], root: pathlib.Path) -> int:
     """Picks the command, parses its flags and hands over.
 
@@ -242,22 +257,21 @@ def _with_config_files(argv: Sequence[str]) -> list[str]:
         name, is_there, value = one.partition("=")
         if name not in ("-config", "--config"):
             continue
-        text = value if is_there else next(iter(argv[place + 1 :]), "")
+        text = value if is_there else (*argv, "")[place + 1]
         file, colon, behind = text.partition(":")
         path = pathlib.Path(file)
-        own = pathlib.Path(__file__).parent / file
+        own = pathlib.Path(__file__).parent / path
         if not path.exists() and path.parts[:1] == ("configs",) and own.is_file():
-            path = own
+            path, text = own, f"{own}{colon}{behind}"
         if path.suffix != ".py" or not path.is_file():
             found = "something else" if path.exists() else "no such file"
             _refuse(
                 f"--config={text}: expected a Python file such as configs/demo.py, found {found}"
             )
-        if path == own:
-            found_there = f"{own}{colon}{behind}"
-            given[place if is_there else place + 1] = (
-                f"{name}={found_there}" if is_there else found_there
-            )
+        if is_there:
+            given[place] = f"{name}={text}"
+        else:
+            given[place + 1] = text
     return given
 
 

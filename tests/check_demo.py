@@ -1,6 +1,6 @@
 """Holds an evaluation to what the demo promises; `.ci/run` calls it after each of the two demos.
 
-python tests/check_demo.py runs/demo/evaluation.json --dives=40 --execution=0.6
+python tests/check_demo.py runs/demo/evaluation.json --dives=40 --execution=0.5
 """
 
 import argparse

@@ -73,27 +73,23 @@ def run(flags: Any) -> int:
         fingerprint = bank.make_fingerprint(scorer, sides)
         encodings = bank.load_bank(flags.bank, fingerprint)
     result = things.evaluate_split(settings, scorer, sides["test"], sides["train"], encodings)
-    name, written = settings.data_name, []
+    name = settings.data_name
+    pictures = []
     if known is not None:
-        ranked = truth.compare_with_truth(result.dives, known)
-        result = dataclasses.replace(result, truth=ranked)
+        result = dataclasses.replace(result, truth=truth.compare_with_truth(result.dives, known))
     if flags.masks:
         result = dataclasses.replace(
             result, masks=masks.judge_masks(scorer, sides["train"], sides["test"])
         )
         # A good dive, a middling one and a poor one.
         ranked = sorted(range(len(result.dives)), key=lambda row: -result.dives[row].completeness)
-        rows = sorted({ranked[0], ranked[len(ranked) // 2], ranked[-1]}, key=ranked.index)
+        rows = list(dict.fromkeys([ranked[0], ranked[len(ranked) // 2], ranked[-1]]))
         shown = masks.show_masks(scorer, sides["test"], rows)
-        written.append(
-            report.write_masks(
-                shown, scorer.mask_threshold, folder / "evaluation_masks.png", data_name=name
-            )
-        )
+        picture = folder / "evaluation_masks.png"
+        pictures = [report.write_masks(shown, scorer.mask_threshold, picture, data_name=name)]
     report.print_table(result, data_name=name)
     table = report.write_json(result, folder / "evaluation.json", data_name=name, step=trained.step)
     plot = report.write_scatter(result, folder / "evaluation.png", data_name=name)
-    print(
-        f"scored by {trained.name}. Look at {', '.join(map(str, [plot, *written]))}; all in {table}"
-    )
+    look_at = ", ".join(str(picture) for picture in (plot, *pictures))
+    print(f"scored by {trained.name}. Look at {look_at}; all in {table}")
     return 0

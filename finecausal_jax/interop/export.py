@@ -86,47 +86,45 @@ def read_checkpoint(
     _check(f"{workdir}, checkpoint {step}", variables, expected_tensors(model))
     unused = flattened(items.get(workdirs.UNUSED, {}))
     adam = items.get(ADAM) or find_moments(items.get(OPTIMISER))
-    state = to_pytorch(variables, unused)
-    expected = expected_tensors(model)
-    defaults = [
-        f"{module}/{key}"
-        for (module, key), want in expected.items()
-        if want.target is None and key not in unused.get(module, {})
-    ]
-    if without_causal:
-        state = {m: tensors for m, tensors in state.items() if m not in CAUSAL_MODULES}
     converted = ADAM in items or OPTIMISER not in items
     if converted:
         known = workdirs.read_origin(workdir).get("progress", {})
     else:
         known = _measured(workdirs.read_metrics(workdir, step), step)
-    return Export(
-        step=step,
-        state=state,
-        adam=adam,
-        progress=_NO_PROGRESS | known,
-        unknown=[name for name in PROGRESS if name not in known],
-        defaults=defaults,
-        optimizer_groups=not converted,
-    )
+    export = _in_released_layout(variables, unused, model, known, without_causal)
+    return dataclasses.replace(export, step=step, adam=adam, optimizer_groups=not converted)
 
 
 def of_weights(weights: Weights, *, without_causal: bool = False) -> Export:
     """Weights that `weights.load` read, in the released layout; they have no moments."""
-    state = to_pytorch(weights.variables, weights.unused)
+    known = weights.config.get("progress", {})
+    export = _in_released_layout(
+        weights.variables, weights.unused, weights.model, known, without_causal
+    )
+    return dataclasses.replace(export, step=weights.step or 0)
+
+
+def _in_released_layout(
+    variables: Mapping[str, Any],
+    unused: State,
+    model: FineCausal | None,
+    known: Mapping[str, int | float],
+    without_causal: bool,
+) -> Export:
+    """A network as a released file has it, without moments; `known` of its progress."""
+    state = to_pytorch(variables, unused)
     defaults = [
         f"{module}/{key}"
-        for (module, key), want in expected_tensors(weights.model).items()
-        if want.target is None and key not in weights.unused.get(module, {})
+        for (module, key), want in expected_tensors(model).items()
+        if want.target is None and key not in unused.get(module, {})
     ]
     if without_causal:
         state = {m: tensors for m, tensors in state.items() if m not in CAUSAL_MODULES}
-    known = weights.config.get("progress", {})
     return Export(
-        step=weights.step or 0,
+        step=0,
         state=state,
         adam=None,
-        progress=_NO_PROGRESS | known,
+        progress={**_NO_PROGRESS, **known},
         unknown=[name for name in PROGRESS if name not in known],
         defaults=defaults,
         optimizer_groups=False,
@@ -222,7 +220,7 @@ def write_safetensors(
     path = pathlib.Path(path)
     refuse_foreign_config(path)
     tensors = {
-        f"{module}/{key}": np.asarray(value, _stored(np.asarray(value).dtype, dtype), order="C")
+        f"{module}/{key}": _stored(np.asarray(value), dtype)
         for module, state in export.state.items()
         for key, value in state.items()
     }
@@ -245,8 +243,9 @@ def write_safetensors(
     write_atomically(path, save)
 
 
-def _stored(found: np.dtype, wanted: str) -> np.dtype:
-    return np.dtype(jnp.dtype(wanted)) if found == np.float32 else found
+def _stored(value: np.ndarray, dtype: str) -> np.ndarray:
+    wanted = jnp.dtype(dtype) if value.dtype == np.float32 else value.dtype
+    return np.asarray(value, wanted, order="C")
 
 
 def refuse_foreign_config(path: pathlib.Path) -> None:

@@ -47,18 +47,26 @@ class MaskExample:
 
 def show_masks(scorer: Scorer, source: Clips, rows: Sequence[int]) -> list[MaskExample]:
     """Returns rows of a source, dives with masks, with what the network takes for the diver."""
+    # With the thresholds of `judge_masks`, whose program then serves here too.
+    logits = _thresholds(scorer)
     shown = []
-    for batch, (frames, _) in scorer.batches(source, rows, "masks to look at"):
-        logits = np.asarray(_logits(scorer.model, scorer.variables, frames))
+    for batch, images in scorer.batches(source, rows, "masks to look at"):
+        _, fused = _count(scorer.model, scorer.variables, *images, logits)
+        videos = np.asarray(fused)
+        _, windows, length = videos.shape[:3]
+        stride = scorer.model.window_stride
+        seen = {w * stride + f: (w, f) for w in reversed(range(windows)) for f in range(length)}
+        frames = sorted(seen)
+        window, place = np.array([seen[frame] for frame in frames]).T
         for i in np.flatnonzero(batch["valid"]):
-            _, windows, length = logits.shape[:3]
-            stride = scorer.model.window_stride
-            seen = {w * stride + f: (w, f) for w in range(windows)[::-1] for f in range(length)}
-            taken = sorted(seen)
-            places = tuple(np.array([seen[one] for one in taken]).T)
-            key = source.keys[int(batch["row"][i])]
-            true = np.asarray(batch["mask"][i])[taken] > 127  # half of 255, as it is rounded
-            shown.append(MaskExample(key, batch["frames"][i][taken], true, logits[i][places]))
+            shown.append(
+                MaskExample(
+                    key=source.keys[int(batch["row"][i])],
+                    frames=batch["frames"][i][frames],
+                    true=_true(batch["mask"][i][frames]),
+                    logits=videos[i, window, place],
+                )
+            )
     return shown
 
 
@@ -79,7 +87,7 @@ def judge_masks(
       best IoU on training dives, and of the mean training mask, cut where its IoU on training dives
       is best (its threshold is a share of frames).
     """
-    logits = (scorer.mask_threshold, *THRESHOLDS)
+    logits = _thresholds(scorer)
     chosen_on = _Masks(scorer, train, range(min(most, len(train.keys))), logits, "training")
     judged_on = _Masks(scorer, test, range(len(test.keys)), logits, "test")
     best = _best(chosen_on.counts[1:]) + 1
@@ -95,8 +103,8 @@ def judge_masks(
     ]
     constant = _constant_counts(mean >= share, judged_on.foreground, judged_on.frames)
     return {
-        "reference": _figures(logits[0], judged_on.counts[0]),
-        "chosen": _figures(logits[best], judged_on.counts[best]),
+        "reference": _figures(float(logits[0]), judged_on.counts[0]),
+        "chosen": _figures(float(logits[best]), judged_on.counts[best]),
         "constant": _figures(float(share), constant),
     }
 
@@ -105,43 +113,51 @@ class _Masks:
     """Counts over some dives: by threshold, and how often each pixel is foreground."""
 
     def __init__(
-        self, scorer: Scorer, source: Clips, rows: Sequence[int], logits: Sequence[float], name: str
+        self, scorer: Scorer, source: Clips, rows: Sequence[int], logits: np.ndarray, name: str
     ):
         totals: list[list[MaskCounts]] = [[] for _ in logits]
         size = scorer.preprocessing.frame_size
         self.foreground, self.frames = np.zeros((size, size)), 0
-        for counts, masks in _encoded(scorer, source, rows, np.array(logits, np.float32), name):
+        for counts, masks in _encoded(scorer, source, rows, logits, name):
             for place, total in enumerate(totals):
                 total.append(jax.tree.map(lambda one, place=place: one[place], counts))
-            true = masks >= 0.5
-            self.foreground += true.sum((0, 1))
-            self.frames += true.shape[0] * true.shape[1]
+            self.foreground += masks.sum((0, 1))
+            self.frames += masks.shape[0] * masks.shape[1]
         self.counts = [metrics.add_counts(total) for total in totals]
 
 
 def _encoded(
     scorer: Scorer, source: Clips, rows: Sequence[int], logits: np.ndarray, name: str
 ) -> Iterator[tuple[MaskCounts, Float[np.ndarray, "v t h w"]]]:
-    """Yields counts [k thresholds, v] and true masks, batch by batch, without padding."""
+    """Yields counts [k thresholds, v] and which pixels are foreground, without padding."""
     for batch, images in scorer.batches(source, rows, f"masks of {name} dives"):
-        counts = jax.device_get(_count(scorer.model, scorer.variables, *images, logits))
+        counts = jax.device_get(_count(scorer.model, scorer.variables, *images, logits)[0])
         valid = np.flatnonzero(batch["valid"])
-        masks = np.asarray(preprocessing.scale_mask(batch["mask"][valid]))
-        yield jax.tree.map(lambda one, valid=valid: one[:, valid], counts), masks
+        true = _true(batch["mask"][valid])
+        yield jax.tree.map(lambda one, valid=valid: one[:, valid], counts), true
+
+
+def _true(mask: np.ndarray) -> np.ndarray:
+    """Which pixels of uint8 masks are the diver's."""
+    return np.asarray(preprocessing.scale_mask(mask)) >= 0.5
+
+
+def _thresholds(scorer: Scorer) -> np.ndarray:
+    """The reference's logit, then those to choose from."""
+    return np.array([scorer.mask_threshold, *THRESHOLDS], np.float32)
 
 
 @functools.partial(jax.jit, static_argnames=("model",))
-def _logits(model: Any, variables: Any, frames: Any) -> Any:
-    return model.apply(variables, preprocessing.normalize(frames), method="encode").mask_logits[-1]
-
-
-@functools.partial(jax.jit, static_argnames=("model",))
-def _count(model: Any, variables: Any, frames: Any, mask: Any, logits: Any) -> MaskCounts:
+def _count(
+    model: Any, variables: Any, frames: Any, mask: Any, logits: Any
+) -> tuple[MaskCounts, Any]:
+    """Counts [k, v] at k thresholds, and the fused map [v, n, f, h, w]."""
     features = model.apply(variables, preprocessing.normalize(frames), method="encode")
     fused, true = features.mask_logits[-1], preprocessing.scale_mask(mask)
-    return jax.lax.map(
+    counts = jax.lax.map(
         lambda threshold: metrics.mask_counts(fused, true, model.window_stride, threshold), logits
     )
+    return counts, fused
 
 
 def _constant_counts(found: np.ndarray, foreground: np.ndarray, frames: int) -> MaskCounts:

@@ -26,7 +26,7 @@ from finecausal_jax.scoring import baselines as baseline_predictors
 from finecausal_jax.scoring import metrics
 from finecausal_jax.scoring.features import Comparison, Encoding, Key
 from finecausal_jax.scoring.metrics import MaskCounts
-from finecausal_jax.scoring.scorer import Scorer
+from finecausal_jax.scoring.scorer import Score, Scorer, make_score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,22 +43,16 @@ class Choice:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class DiveScore:
-    """The result of one query; `k` is its number of exemplars.
+class DiveScore(Score):
+    """The result of one query beside what is known of it; `k` is its number of exemplars.
 
     Attributes:
       key: (competition, index) of the query.
       dive_number: its dive number.
       difficulty: its degree of difficulty.
       score: its true score, points.
-      exemplars: keys of the exemplars.
-      target: what was regressed, "completeness" (score over difficulty) or "score".
-      exemplar_targets: float64 [k], the exemplars' known values of it, points.
-      deltas: float64 [k], predicted value of the query less that of the exemplar, points.
-      stage_deltas: float64 [k, 3], shares of forward, twist and entry in `deltas`; they add up.
-      transitions: int64 [k, 2], predicted transitions of the query (they depend on the exemplar).
       true_transitions: int64 [2], labelled ones.
-      tious: float64 [k], temporal IoU of the two.
+      tious: float64 [k], temporal IoU of the predicted and the labelled transitions.
       counts: pixel counts of both videos' masks, over all pairs.
     """
 
@@ -66,12 +60,6 @@ class DiveScore:
     dive_number: str
     difficulty: float
     score: float
-    exemplars: tuple[Key, ...]
-    target: str
-    exemplar_targets: Float[np.ndarray, " k"]
-    deltas: Float[np.ndarray, " k"]
-    stage_deltas: Float[np.ndarray, "k 3"]
-    transitions: np.ndarray
     true_transitions: np.ndarray
     tious: Float[np.ndarray, " k"]
     counts: MaskCounts
@@ -82,11 +70,6 @@ class DiveScore:
         return self.score / self.difficulty
 
     @property
-    def predicted_target(self) -> float:
-        """Mean over the exemplars of delta plus the exemplar's known value, points."""
-        return float(np.mean(self.deltas + self.exemplar_targets))
-
-    @property
     def predicted_completeness(self) -> float:
         """Predicted score over difficulty, points."""
         predicted = self.predicted_target
@@ -95,8 +78,7 @@ class DiveScore:
     @property
     def predicted_score(self) -> float:
         """Points; where completeness was regressed, that times difficulty."""
-        predicted = self.predicted_target
-        return predicted if self.target == "score" else predicted * self.difficulty
+        return self.points(self.difficulty)
 
     @property
     def tiou(self) -> float:
@@ -251,30 +233,17 @@ def _dive_score(
     target: str,
 ) -> DiveScore:
     """Gathers a query's result from its pairs."""
-    keys = tuple(exemplar.key for exemplar in exemplars)
-    if not np.isfinite(compared.delta).all():
-        wrong = [keys[i] for i in np.flatnonzero(~np.isfinite(compared.delta))]
-        raise InputError(
-            f"the prediction for dive {query.key} is not finite, compared with {len(wrong)} of its "
-            f"{len(keys)} exemplars, the first being {wrong[0]}: check the weights, a diverged "
-            "training run leaves such behind"
-        )
+    score = make_score(query.key, exemplars, compared, target)
     true = encodings[query.key].transitions.astype(np.int64)
-    transitions = compared.transitions.astype(np.int64)
     return DiveScore(
+        **vars(score),
         key=query.key,
         dive_number=query.dive_number,
         difficulty=query.difficulty,
         score=query.score,
-        exemplars=keys,
-        target=target,
-        exemplar_targets=np.array([getattr(one, target) for one in exemplars], np.float64),
-        deltas=compared.delta.astype(np.float64),
-        stage_deltas=compared.stage_delta.astype(np.float64),
-        transitions=transitions,
         true_transitions=true,
-        tious=metrics.temporal_iou(transitions, true[None, :]),
+        tious=metrics.temporal_iou(score.transitions, true[None, :]),
         counts=metrics.add_counts(
-            encodings[one].counts for key in keys for one in (query.key, key)
+            encodings[one].counts for key in score.exemplars for one in (query.key, key)
         ),
     )

@@ -110,8 +110,7 @@ def write_scatter(
     """
     dives = evaluation.dives
     difficulty = np.array([dive.difficulty for dive in dives])
-    figure = Figure(figsize=(10, 5.2), dpi=150, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)  # bound to this figure alone: no window, no global state
+    figure = _figure(10.0, 5.2)
     left, right = figure.subplots(1, 2)
     scores = _Panel(
         [dive.score for dive in dives],
@@ -138,7 +137,7 @@ def write_scatter(
         fontsize=11,
         color="0.3",
     )
-    return write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+    return _save(figure, path)
 
 
 def write_masks(
@@ -159,13 +158,7 @@ def write_masks(
     Returns:
       `path`.
     """
-    figure = Figure(
-        figsize=(1.5 * _SHOWN_FRAMES, 1.62 * len(examples) + 0.5),
-        dpi=150,
-        layout="constrained",
-        facecolor="white",
-    )
-    FigureCanvasAgg(figure)  # as above
+    figure = _figure(1.5 * _SHOWN_FRAMES, 1.62 * len(examples) + 0.5)
     axes = figure.subplots(len(examples), _SHOWN_FRAMES, squeeze=False)
     for row, example in zip(axes, examples, strict=True):
         frames = np.linspace(0, len(example.frames) - 1, _SHOWN_FRAMES).round().astype(int)
@@ -184,6 +177,17 @@ def write_masks(
         fontsize=10,
         color="0.3",
     )
+    return _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure of a size in inches, of 150 pixels each."""
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)  # bound to this figure alone: no window, no global state
+    return figure
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> pathlib.Path:
     return write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int64
 
 from finecausal_jax.data import pipeline
 from finecausal_jax.data.clips import Clip
-from finecausal_jax.data.dives import Dive
+from finecausal_jax.data.dives import Dive, DiveInfo
 from finecausal_jax.data.preprocessing import Preprocessing
 from finecausal_jax.data.sources import ClipList, Clips
 from finecausal_jax.interop import weights as weight_files
@@ -41,28 +41,66 @@ class Score:
     """What a query's comparison with k exemplars says.
 
     Attributes:
-      target: what the network regresses, "completeness" (score over difficulty) or "score".
-      exemplars: their keys.
-      votes: float64 [k], the query's target as each exemplar has it: its own known value plus the
-        predicted difference, points.
-      stage_deltas: float64 [k, 3], shares of forward, twist and entry in the differences.
-      transitions: int64 [k, 2], predicted transitions of the query, frames.
+      target: what was regressed, "completeness" (score over difficulty) or "score".
+      exemplars: keys of the exemplars.
+      exemplar_targets: float64 [k], the exemplars' known values of it, points.
+      deltas: float64 [k], predicted value of the query less that of the exemplar, points.
+      stage_deltas: float64 [k, 3], shares of forward, twist and entry in `deltas`; they add up.
+      transitions: int64 [k, 2], predicted transitions of the query (they depend on the exemplar),
+        frames.
     """
 
     target: str
     exemplars: tuple[Key, ...]
-    votes: Float[np.ndarray, " k"]
+    exemplar_targets: Float[np.ndarray, " k"]
+    deltas: Float[np.ndarray, " k"]
     stage_deltas: Float[np.ndarray, "k 3"]
     transitions: Int64[np.ndarray, "k 2"]
 
+    @property
+    def votes(self) -> Float[np.ndarray, " k"]:
+        """What each exemplar makes of the query: delta plus its own known value, points."""
+        return self.deltas + self.exemplar_targets
+
+    @property
+    def predicted_target(self) -> float:
+        """Mean of the votes, points."""
+        return float(np.mean(self.votes))
+
     def points(self, difficulty: float) -> float:
-        """The mean vote as a score, points.
+        """The predicted score, points.
 
         Args:
           difficulty: of the query's dive, by which completeness is multiplied.
         """
-        vote = float(np.mean(self.votes))
-        return vote if self.target == "score" else vote * difficulty
+        predicted = self.predicted_target
+        return predicted if self.target == "score" else predicted * difficulty
+
+
+def make_score(
+    query: Key, exemplars: Sequence[DiveInfo], compared: Comparison, target: str
+) -> Score:
+    """Gathers a query's result from its comparisons, one a row, with exemplars.
+
+    Raises:
+      InputError: a prediction is not finite; the text names the dives.
+    """
+    keys = tuple(exemplar.key for exemplar in exemplars)
+    if not np.isfinite(compared.delta).all():
+        wrong = [keys[i] for i in np.flatnonzero(~np.isfinite(compared.delta))]
+        raise InputError(
+            f"the prediction for dive {query} is not finite, compared with {len(wrong)} of its "
+            f"{len(keys)} exemplars, the first being {wrong[0]}: check the weights, a diverged "
+            "training run leaves such behind"
+        )
+    return Score(
+        target=target,
+        exemplars=keys,
+        exemplar_targets=np.array([getattr(one, target) for one in exemplars], np.float64),
+        deltas=compared.delta.astype(np.float64),
+        stage_deltas=compared.stage_delta.astype(np.float64),
+        transitions=compared.transitions.astype(np.int64),
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,12 +137,15 @@ class Scorer:
             self.layout.check_batch_size(name, getattr(self, name))
 
     @classmethod
-    def load(cls, weights: str | os.PathLike[str], **options: Any) -> Scorer:
+    def load(
+        cls, weights: str | os.PathLike[str], *, layout: Layout | None = None, **options: Any
+    ) -> Scorer:
         """A scorer with weights from a file.
 
         Args:
           weights: an exported `.safetensors` file, a folder with one, or the name of weights that
             come with this package, such as "rendered".
+          layout: where batches and weights lie; None is over all devices.
           **options: other attributes, such as `video_batch`.
 
         Raises:
@@ -124,7 +165,7 @@ class Scorer:
             preprocessing = Preprocessing(**sizes)
         except TypeError as error:
             raise InputError(f"{file.path.with_name('config.json')}: {error}") from error
-        layout = options.pop("layout", None) or make_layout()
+        layout = make_layout() if layout is None else layout
         variables = layout.place(file.variables)
         return cls(file.model, variables, preprocessing, layout, **options)
 
@@ -136,7 +177,8 @@ class Scorer:
           exemplars: dives whose scores are known, at least one; another key each than the query's.
 
         Raises:
-          InputError: there is no exemplar, two clips have the same key, or one cannot be decoded.
+          InputError: there is no exemplar, two clips have the same key, one cannot be decoded, or
+            a prediction is not finite.
         """
         if not exemplars:
             raise InputError("there are no exemplars: expected at least one dive to compare with")
@@ -147,15 +189,8 @@ class Scorer:
         ]
         known = dict(self.encode(ClipList(clips), range(len(clips)), "query and exemplars"))
         compared = self.compare(known, [(query.key, one.key) for one in exemplars])
-        target = self.model.target
-        values = np.array([getattr(one.info, target) for one in exemplars], np.float64)
-        return Score(
-            target=target,
-            exemplars=tuple(one.key for one in exemplars),
-            votes=values + compared.delta.astype(np.float64),
-            stage_deltas=compared.stage_delta.astype(np.float64),
-            transitions=compared.transitions.astype(np.int64),
-        )
+        infos = [one.info for one in exemplars]
+        return make_score(query.key, infos, compared, self.model.target)
 
     def encode(
         self, source: Clips, rows: Sequence[int], label: str = "videos"

@@ -112,9 +112,9 @@ def test_safetensors_are_converted_exported_and_come_back(tmp_path, small_tensor
             (
                 export_command,
                 dict(
-                        format="safetensors", output=second, checkpoint="best", fineparser=False,
-                        weights="", dtype="float32",
-                    ),
+                    format="safetensors", output=second, checkpoint="best", fineparser=False,
+                    weights="", dtype="float32",
+                ),
             ),
             (verify, dict(checkpoint=second, against=first)),
         ):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -22,9 +24,7 @@ def test_a_score_is_what_the_protocol_says(scorer, test_source, train_source):
 
 
 def test_a_score_as_the_target_is_not_multiplied(make_model, scorer, test_source, train_source):
-    from dataclasses import replace
-
-    other = replace(scorer, model=make_model(target="score"))
+    other = dataclasses.replace(scorer, model=make_model(target="score"))
     found = other.score(test_source[0], [train_source[0]])
     assert found.points(3.0) == found.votes[0]
 
@@ -34,3 +34,9 @@ def test_a_score_needs_exemplars(scorer, test_source, train_source):
         scorer.score(test_source[0], [])
     with pytest.raises(InputError, match="two clips have the key"):
         scorer.score(train_source[0], [train_source[0]])
+
+
+def test_a_score_that_is_no_number_is_refused(scorer, test_source, train_source):
+    spoilt = dataclasses.replace(scorer, variables={"weight": np.float32("nan")})
+    with pytest.raises(InputError, match="is not finite, compared with 2 of its 2 exemplars"):
+        spoilt.score(test_source[0], [train_source[0], train_source[1]])
