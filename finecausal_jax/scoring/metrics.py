@@ -86,12 +86,17 @@ def score_metrics(
     completeness, score = _paired(completeness, score, "score_metrics")
     difficulty = np.asarray(difficulty, np.float64)
     predicted = completeness * difficulty
-    execution = np.round(score / difficulty, _COMPLETENESS_DECIMALS)
     return {
         "spearman": spearman(predicted, score),
         "r_l2_x100": 100 * r_l2(predicted, score),
-        "execution_spearman": spearman(completeness, execution),
+        "execution_spearman": spearman(completeness, execution(score, difficulty)),
     }
+
+
+def execution(score: ArrayLike, difficulty: ArrayLike) -> Float[np.ndarray, " n"]:
+    """Returns score over difficulty, float64 [n], equal where the execution is."""
+    ratio = np.asarray(score, np.float64) / np.asarray(difficulty, np.float64)
+    return np.round(ratio, _COMPLETENESS_DECIMALS)
 
 
 def temporal_iou(
