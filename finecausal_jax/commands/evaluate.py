@@ -1,28 +1,42 @@
-"""Evaluate a trained network on the test split, beside predictors that see no pixel.
+"""Evaluate a trained network on the test split, or any model's predictions of it.
 
 Every test dive is compared with config.evaluate.exemplars training dives of its dive number.
-Prints a table and writes evaluation.json and evaluation.png into --workdir, with --masks also
-evaluation_masks.png.
+Prints tables and writes evaluation.json, evaluation.png and predictions.csv into --workdir, with
+--masks also evaluation_masks.png.
 
     python launch.py evaluate --config=configs/demo.py --workdir=runs/demo_train
     python launch.py evaluate --config=configs/rendered.py:few --weights=rendered --workdir=runs/few
 
 With --bank=DIR the features of videos come from what `launch.py bank` wrote there; a video that it
 does not hold is encoded. The scores are the same but for rounding.
+
+With --predictions=FILE there is no network: the file has the predictions, one a test dive. With
+--against=FILE a second model's predictions of the same dives are compared with the first one's:
+
+    python launch.py evaluate --config=configs/demo.py --workdir=runs/compared \\
+        --predictions=runs/a/predictions.csv --against=runs/b/predictions.csv
 """
 
 import dataclasses
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finecausal_jax.commands import define_weights
 from finecausal_jax.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from finecausal_jax.data.sources import Dives
+    from finecausal_jax.scoring.assessment import Assessment
+    from finecausal_jax.scoring.predictions import Predictions
+    from finecausal_jax.settings import Settings
 
 NEEDS_CONFIG = True
 
 
 def define_flags() -> None:
-    """Defines --checkpoint, --weights, --bank, --masks and --truth."""
+    """Defines --checkpoint, --weights, --bank, --predictions, --against, --masks and --truth."""
     from absl import flags
 
     flags.DEFINE_string(
@@ -34,6 +48,20 @@ def define_flags() -> None:
     define_weights()
     flags.DEFINE_string(
         "bank", None, "Folder of a bank of features made from the same checkpoint and data."
+    )
+    flags.DEFINE_string(
+        "predictions",
+        None,
+        "Evaluate these predictions in place of a network: a .csv with a header or an .npz, with "
+        "the columns competition, index, completeness or score (points), and if known spread (of "
+        "the exemplars' votes). One line for each test dive, and each calibration dive if there "
+        "are any.",
+    )
+    flags.DEFINE_string(
+        "against",
+        None,
+        "Compare with these predictions of the same dives, a file as for --predictions: says of "
+        "each figure whether the difference is decided.",
     )
     flags.DEFINE_bool(
         "masks",
@@ -51,17 +79,56 @@ def define_flags() -> None:
 
 def run(flags: Any) -> int:
     """Evaluates; returns the exit code."""
-    from finecausal_jax.runtime.compilation_cache import use_compilation_cache
-    from finecausal_jax.runtime.layout import make_layout
-    from finecausal_jax.scoring import bank, masks, report, truth
-    from finecausal_jax.settings import read, things
-    from tfds_finecausal.rendered.truth import read_truth
+    from finecausal_jax.settings import read
 
     if not flags.workdir:
         raise InputError(
-            "evaluate needs --workdir=DIR, the folder of a run; with --weights, of its results"
+            "evaluate needs --workdir=DIR, the folder of a run; with --weights or --predictions, "
+            "of its results"
         )
     settings, folder = read(flags.config), pathlib.Path(flags.workdir)
+    if flags.predictions:
+        return _of_predictions(flags, settings, folder)
+    return _of_network(flags, settings, folder)
+
+
+def _of_predictions(flags: Any, settings: "Settings", folder: pathlib.Path) -> int:
+    from finecausal_jax.scoring import assessment_report, predictions, truth
+    from finecausal_jax.settings import things
+    from tfds_finecausal.rendered.truth import read_truth
+
+    for name in ("weights", "bank", "masks"):
+        if getattr(flags, name):
+            raise InputError(
+                f"--predictions needs no network, --{name} is for one: leave one of the two out"
+            )
+    known = read_truth(flags.truth) if flags.truth else None
+    sides = things.open_dives(settings)
+    infos = _tested(settings, sides)
+    besides = sides["calibration"].infos if "calibration" in sides else ()
+    # All test dives may be there, also where only the first ones are looked at.
+    others = (*besides, *sides["test"].infos)
+    given = predictions.read(flags.predictions, infos, others)
+    calibration = predictions.read(flags.predictions, besides, others) if besides else None
+    assessed = _assess(flags, settings, sides, given, calibration)
+    assessment_report.print_assessment(assessed, data_name=settings.data_name)
+    if known is not None:
+        compared = truth.compare_with_truth(given, known)
+        assessment_report.print_truth(compared, given.name)
+    table = assessment_report.write_json(
+        assessed, folder / "evaluation.json", data_name=settings.data_name
+    )
+    print(f"assessed {len(infos)} predictions of {flags.predictions}; all in {table}")
+    return 0
+
+
+def _of_network(flags: Any, settings: "Settings", folder: pathlib.Path) -> int:
+    from finecausal_jax.runtime.compilation_cache import use_compilation_cache
+    from finecausal_jax.runtime.layout import make_layout
+    from finecausal_jax.scoring import assessment_report, bank, masks, predictions, report, truth
+    from finecausal_jax.settings import things
+    from tfds_finecausal.rendered.truth import read_truth
+
     known = read_truth(flags.truth) if flags.truth else None
     use_compilation_cache(settings.train.compilation_cache, folder)
     layout = make_layout()
@@ -70,13 +137,21 @@ def run(flags: Any) -> int:
     sides = things.open_dives(settings)
     encodings = None
     if flags.bank:
-        fingerprint = bank.make_fingerprint(scorer, sides)
-        encodings = bank.load_bank(flags.bank, fingerprint)
-    result = things.evaluate_split(settings, scorer, sides["test"], sides["train"], encodings)
+        banked = {name: sides[name] for name in ("train", "test")}
+        encodings = bank.load_bank(flags.bank, bank.make_fingerprint(scorer, banked))
+    result = things.evaluate_split(settings, scorer, sides, encodings)
     name = settings.data_name
+    infos = _tested(settings, sides)
+    given = predictions.from_dives("FineCausal", result.dives, infos)
+    calibration = None
+    if result.calibration:
+        calibration = predictions.from_dives(
+            "FineCausal", result.calibration, sides["calibration"].infos
+        )
+    assessed = _assess(flags, settings, sides, given, calibration)
     pictures = []
     if known is not None:
-        result = dataclasses.replace(result, truth=truth.compare_with_truth(result.dives, known))
+        result = dataclasses.replace(result, truth=truth.compare_with_truth(given, known))
     if flags.masks:
         result = dataclasses.replace(
             result, masks=masks.judge_masks(scorer, sides["train"], sides["test"])
@@ -88,8 +163,50 @@ def run(flags: Any) -> int:
         picture = folder / "evaluation_masks.png"
         pictures = [report.write_masks(shown, scorer.mask_threshold, picture, data_name=name)]
     report.print_table(result, data_name=name)
-    table = report.write_json(result, folder / "evaluation.json", data_name=name, step=trained.step)
+    assessment_report.print_assessment(assessed, data_name=name)
+    table = report.write_json(
+        result,
+        folder / "evaluation.json",
+        data_name=name,
+        step=trained.step,
+        besides={"assessment": assessment_report.to_json(assessed)},
+    )
+    every = given if calibration is None else given.joined(calibration)
+    predicted = predictions.write(every, folder / "predictions.csv")
     plot = report.write_scatter(result, folder / "evaluation.png", data_name=name)
     look_at = ", ".join(str(picture) for picture in (plot, *pictures))
-    print(f"scored by {trained.name}. Look at {look_at}; all in {table}")
+    print(f"scored by {trained.name}. Look at {look_at}; all in {table}, for --against {predicted}")
     return 0
+
+
+def _tested(settings: "Settings", sides: "Mapping[str, Dives]") -> tuple[Any, ...]:
+    """What is known of the dives that are scored."""
+    from finecausal_jax.settings import things
+
+    return tuple(sides["test"].infos[row] for row in things.tested_rows(settings, sides["test"]))
+
+
+def _assess(
+    flags: Any,
+    settings: "Settings",
+    sides: "Mapping[str, Dives]",
+    given: "Predictions",
+    calibration: "Predictions | None",
+) -> "Assessment":
+    """All figures of predictions, beside those of --against."""
+    from finecausal_jax.scoring import predictions
+    from finecausal_jax.scoring.assessment import assess
+    from finecausal_jax.scoring.conformal import calibrate
+    from finecausal_jax.scoring.intervals import Bootstrap
+
+    other = None
+    if flags.against:
+        known = [info for side in sides.values() for info in side.infos]
+        other = predictions.read(flags.against, given.infos, known)
+    return assess(
+        given,
+        sides["train"].infos,
+        Bootstrap(settings.evaluate.resamples, seed=settings.seed),
+        calibration=calibration and calibrate(calibration, settings.evaluate.score_level),
+        other=other,
+    )

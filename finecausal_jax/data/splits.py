@@ -280,6 +280,40 @@ def open_split(split: Split, sources: Mapping[str, Dives]) -> dict[str, Dives]:
     return sides
 
 
+def take_calibration(train: Dives, count: int) -> tuple[Dives, Dives]:
+    """Takes dives out of training that an evaluation calibrates its intervals on.
+
+    Which is fixed by a hash of their keys. A dive that is the last one of its dive number stays,
+    since nothing could be compared to it.
+
+    Args:
+      train: the training dives.
+      count: how many to take, at least 1.
+
+    Returns:
+      The dives that are left to train on, and the calibration dives.
+
+    Raises:
+      InputError: so many cannot be taken.
+    """
+    left = collections.Counter(info.dive_number for info in train.infos)
+    taken: set[int] = set()
+    rows = range(len(train.infos))
+    for row in sorted(rows, key=lambda row: seeding.digest("calibration", *train.infos[row].key)):
+        number = train.infos[row].dive_number
+        if len(taken) < count and left[number] > 1:
+            taken.add(row)
+            left[number] -= 1
+    if len(taken) < count:
+        raise InputError(
+            f"config.data.calibration_dives is {count}, but of the {len(train.infos)} training "
+            f"dives at most {len(taken)} can be left out: one of each dive number has to stay"
+        )
+    kept = [(0, row) for row in rows if row not in taken]
+    out = [(0, row) for row in rows if row in taken]
+    return SelectedDives([train], kept, "train"), SelectedDives([train], out, "calibration")
+
+
 def _parse(text: str, known: Mapping[str, type]) -> Any:
     """Returns what a name such as `first:20` means, one of `known` with its numbers."""
     name, *numbers = text.split(":")

@@ -108,7 +108,7 @@ class GroupErrors:
     execution_spearman: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Coverage:
     """Whether intervals hold the true scores of test dives.
 
@@ -117,14 +117,14 @@ class Coverage:
       calibration_dives: how many dives they were learnt from.
       groups: how many dive numbers have a width of their own.
       covered: share of test dives whose interval holds the true score.
-      half_width: mean over test dives of half the interval, points of score.
+      half_widths: float64 [n], half the interval of each test dive's score, points.
     """
 
     level: float
     calibration_dives: int
     groups: int
     covered: Figure
-    half_width: float
+    half_widths: Float[np.ndarray, " n"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -311,7 +311,7 @@ def _coverage(
         calibration_dives=calibration.dives,
         groups=len(calibration.by_dive_number),
         covered=bootstrap.figure(covered, clusters, intervals.DIFFERENCE),
-        half_width=float(np.mean(calibration.half_widths(dives.infos))),
+        half_widths=calibration.half_widths(dives.infos),
     )
 
 

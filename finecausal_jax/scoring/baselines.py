@@ -61,6 +61,14 @@ PREDICTORS: dict[str, Callable[..., Float[np.ndarray, " n"]]] = {
 }
 
 
+# For people.
+TITLES = {
+    "difficulty_only": "difficulty alone",
+    "dive_number_mean": "mean of the dive number",
+    "competition_mean": "mean of the competition",
+}
+
+
 def evaluate(
     infos: Sequence[DiveInfo], train_infos: Sequence[DiveInfo]
 ) -> dict[str, dict[str, float]]:

@@ -71,15 +71,14 @@ class Predictions:
         """Predicted score of each dive, points."""
         return self.completeness * self.difficulty
 
-    def of(self, keys: Sequence[Key]) -> Predictions:
-        """The same of some of the dives, in the order of their keys."""
-        place = {info.key: row for row, info in enumerate(self.infos)}
-        rows = [place[key] for key in keys]
+    def joined(self, other: Predictions) -> Predictions:
+        """These and those of other dives; with a spread where both have one."""
+        both = self.spread is not None and other.spread is not None
         return Predictions(
             self.name,
-            tuple(self.infos[row] for row in rows),
-            self.completeness[rows],
-            None if self.spread is None else self.spread[rows],
+            (*self.infos, *other.infos),
+            np.concatenate([self.completeness, other.completeness]),
+            np.concatenate([self.spread, other.spread]) if both else None,
         )
 
 
@@ -177,7 +176,7 @@ def read(
             f"{path}: the spread of dive {infos[row].key} is {spread[row]:g}, expected a standard "
             "deviation, 0 or more"
         )
-    return Predictions(path.stem, tuple(infos), completeness, spread)
+    return Predictions(str(path), tuple(infos), completeness, spread)
 
 
 def _columns(path: pathlib.Path) -> Mapping[str, Sequence[Any]]:

@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from finecausal_jax.data import exemplars as exemplar_choice
 from finecausal_jax.data.dives import DiveInfo
-from finecausal_jax.data.sources import Dives
+from finecausal_jax.data.sources import Dives, SelectedDives
 from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.scoring import baselines as baseline_predictors
 from finecausal_jax.scoring import metrics
@@ -94,6 +94,8 @@ class Evaluation:
       dives: one result a query, in the order of the test split's rows.
       metrics: name -> value, see `summarize`.
       baselines: predictor that sees no pixel -> `metrics.score_metrics` of it.
+      calibration: results of dives that were kept out of training, to learn the width of the
+        scores' intervals on; empty where there are none.
       masks: see `masks.judge_masks`; empty where that was not asked for.
       truth: see `truth.compare_with_truth`; empty where that was not asked for.
     """
@@ -101,6 +103,7 @@ class Evaluation:
     dives: tuple[DiveScore, ...]
     metrics: dict[str, float]
     baselines: dict[str, dict[str, float]]
+    calibration: tuple[DiveScore, ...] = ()
     masks: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     truth: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
@@ -130,12 +133,46 @@ def evaluate(
     Raises:
       InputError: as `score_dives`.
     """
+    rows = range(len(queries.infos)) if rows is None else rows
+    infos = [queries.infos[row] for row in rows]
     dives = score_dives(scorer, queries, exemplars, choice, rows=rows, encodings=encodings)
-    infos = queries.infos if rows is None else [queries.infos[row] for row in rows]
     return Evaluation(
         dives=tuple(dives),
         metrics=summarize(dives),
         baselines=baseline_predictors.evaluate(infos, exemplars.infos),
+    )
+
+
+def evaluate_sides(
+    scorer: Scorer,
+    sides: Mapping[str, Dives],
+    choice: Choice,
+    *,
+    rows: Sequence[int] | None = None,
+    encodings: Mapping[Key, Encoding] | None = None,
+) -> Evaluation:
+    """As `evaluate`, with the calibration dives scored besides.
+
+    Args:
+      scorer, choice, rows, encodings: as for `evaluate`.
+      sides: "test", the queries; "train", their exemplars; and if there are any "calibration",
+        dives that were kept out of training.
+    """
+    test, train = sides["test"], sides["train"]
+    if "calibration" not in sides:
+        return evaluate(scorer, test, train, choice, rows=rows, encodings=encodings)
+    rows = range(len(test.infos)) if rows is None else rows
+    # In one call, so that an exemplar of both is encoded once.
+    places = [(0, row) for row in rows]
+    places += [(1, row) for row in range(len(sides["calibration"]))]
+    queries = SelectedDives([test, sides["calibration"]], places, "queries")
+    scored = evaluate(scorer, queries, train, choice, encodings=encodings)
+    dives, infos = scored.dives[: len(rows)], queries.infos[: len(rows)]
+    return Evaluation(
+        dives=dives,
+        metrics=summarize(dives),
+        baselines=baseline_predictors.evaluate(infos, train.infos),
+        calibration=scored.dives[len(rows) :],
     )
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,15 +23,10 @@ from rich.text import Text
 from finecausal_jax.models.finecausal import STAGES
 from finecausal_jax.runtime.console import add_columns, make_console
 from finecausal_jax.runtime.files import write_atomically
+from finecausal_jax.scoring import baselines
 from finecausal_jax.scoring.masks import MaskExample
 from finecausal_jax.scoring.protocol import DiveScore, Evaluation
 
-# Row titles of `baselines.PREDICTORS`.
-_BASELINE_TITLES = {
-    "difficulty_only": "difficulty alone",
-    "dive_number_mean": "mean of the dive number",
-    "competition_mean": "mean of the competition",
-}
 # Row titles of `Evaluation.masks`.
 _MASK_TITLES = {
     "reference": "the reference's logit",
@@ -67,7 +62,7 @@ def to_json(evaluation: Evaluation, *, data_name: str, step: int | None = None) 
       "dives": [one object a query]}. Scores, completeness and deltas are points, transitions
       frames.
     """
-    return _plain(
+    return plain(
         {
             "data": data_name,
             "step": step,
@@ -86,10 +81,11 @@ def write_json(
     *,
     data_name: str,
     step: int | None = None,
+    besides: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
-    """Writes `to_json` to `path`, whole or not at all, and returns the path."""
-    plain = to_json(evaluation, data_name=data_name, step=step)
-    text = json.dumps(plain, indent=1, allow_nan=False)
+    """Writes `to_json`, and other entries `besides`, whole or not at all; returns the path."""
+    content = to_json(evaluation, data_name=data_name, step=step) | plain(dict(besides or {}))
+    text = json.dumps(content, indent=1, allow_nan=False)
     return write_atomically(path, lambda temporary: temporary.write_text(text + "\n"))
 
 
@@ -193,16 +189,16 @@ def _save(figure: Figure, path: str | os.PathLike[str]) -> pathlib.Path:
 
 def _tables(evaluation: Evaluation, data_name: str) -> RenderableType:
     values = evaluation.metrics
-    scores = _table(f"Scores ({data_name})")
+    scores = new_table(f"Scores ({data_name})")
     add_columns(scores, ["predictor"])
     add_columns(scores, ("Spearman", "execution Spearman", "R-l2 x100"), justify="right")
     names = ("spearman", "execution_spearman", "r_l2_x100")
     scores.add_row("FineCausal", *(_number(values[name]) for name in names), style="bold")
     for baseline, numbers in evaluation.baselines.items():
-        title = _BASELINE_TITLES.get(baseline, baseline)
+        title = baselines.TITLES.get(baseline, baseline)
         scores.add_row(title, *(_number(numbers[name]) for name in names), style="dim")
 
-    parts = _table("Stages and masks")
+    parts = new_table("Stages and masks")
     columns = {
         "tIoU 0.5": "tiou_50",
         "tIoU 0.75": "tiou_75",
@@ -216,7 +212,7 @@ def _tables(evaluation: Evaluation, data_name: str) -> RenderableType:
     parts.add_row(*(_number(values[name]) for name in columns.values()))
 
     worst = sorted(evaluation.dives, key=_error, reverse=True)[:_LARGEST_ERRORS]
-    errors = _table("Largest errors")
+    errors = new_table("Largest errors")
     add_columns(errors, ("dive", "diff.", "true", "predicted", *STAGES), justify="right")
     add_columns(errors, ["which"])
     for dive in worst:
@@ -236,21 +232,12 @@ def _tables(evaluation: Evaluation, data_name: str) -> RenderableType:
         style="dim",
     )
     masks = [_masks_table(evaluation.masks)] if evaluation.masks else []
-    truth = [_truth_table(evaluation.truth)] if evaluation.truth else []
+    truth = [truth_table(evaluation.truth, "FineCausal")] if evaluation.truth else []
     return Group(scores, parts, *masks, *truth, errors, note)
 
 
-def _truth_table(truth: dict[str, dict[str, float]]) -> Table:
-    table = _table("Spearman with the truth of the rendered dives")
-    add_columns(table, ["aspect or stage"])
-    add_columns(table, ("FineCausal", "judges"), justify="right")
-    for part, figures in truth.items():
-        table.add_row(part, _number(figures["network"]), _number(figures["judges"]))
-    return table
-
-
 def _masks_table(masks: dict[str, dict[str, float]]) -> Table:
-    table = _table("Masks of the test dives alone")
+    table = new_table("Masks of the test dives alone")
     add_columns(table, ["which"])
     names = ("mask_iou", "mask_f1", "mask_recall")
     add_columns(table, ("threshold", "IoU", "F1", "recall"), justify="right")
@@ -261,7 +248,18 @@ def _masks_table(masks: dict[str, dict[str, float]]) -> Table:
     return table
 
 
-def _table(title: str) -> Table:
+def truth_table(truth: Mapping[str, Mapping[str, float]], name: str) -> Table:
+    """A table of `truth.compare_with_truth`, of a model called `name`."""
+    table = new_table("Spearman with the truth of the rendered dives")
+    add_columns(table, ["aspect or stage"])
+    add_columns(table, (name, "judges"), justify="right")
+    for part, figures in truth.items():
+        table.add_row(part, _number(figures["network"]), _number(figures["judges"]))
+    return table
+
+
+def new_table(title: str) -> Table:
+    """An empty table in the style of all."""
     return Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 1, 0, 0))
 
 
@@ -308,7 +306,7 @@ def _scatter(axes: Any, panel: _Panel, difficulty: np.ndarray) -> Any:
 
 def _baseline_note(evaluation: Evaluation, name: str) -> str:
     lines = [
-        f"{_BASELINE_TITLES.get(baseline, baseline)}: {_number(values[name])}"
+        f"{baselines.TITLES.get(baseline, baseline)}: {_number(values[name])}"
         for baseline, values in evaluation.baselines.items()
         if not math.isnan(values[name])
     ]
@@ -341,14 +339,14 @@ def _dive_json(dive: DiveScore) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Returns plain Python values; JSON has no nan, so it becomes None."""
     if isinstance(value, dict):
-        return {str(name): _plain(one) for name, one in value.items()}
+        return {str(name): plain(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     if isinstance(value, (np.ndarray, np.generic)):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from finecausal_jax.runtime.errors import InputError
 from finecausal_jax.scoring import metrics
 from finecausal_jax.scoring.features import Key
-from finecausal_jax.scoring.protocol import DiveScore
+from finecausal_jax.scoring.predictions import Predictions
 from tfds_finecausal.rendered.judging import ASPECTS, STAGES
 from tfds_finecausal.rendered.truth import DiveTruth
 
 
 def compare_with_truth(
-    dives: Sequence[DiveScore], truth: Mapping[Key, DiveTruth]
+    dives: Predictions, truth: Mapping[Key, DiveTruth]
 ) -> dict[str, dict[str, float]]:
     """Ranks dives by each part of the truth.
 
     Args:
-      dives: scored dives.
+      dives: predictions of n dives.
       truth: of at least those, see `tfds_finecausal.rendered.read_truth`.
 
     Returns:
@@ -29,20 +29,17 @@ def compare_with_truth(
     Raises:
       InputError: a dive is not in the truth: it is another release's.
     """
-    missing = [dive.key for dive in dives if dive.key not in truth]
+    missing = [info.key for info in dives.infos if info.key not in truth]
     if missing:
         raise InputError(
-            f"the truth lacks {len(missing)} of {len(dives)} dives, the first being {missing[0]}: "
-            "expected the rendered release that the data set was built from"
+            f"the truth lacks {len(missing)} of {len(dives.infos)} dives, the first being "
+            f"{missing[0]}: expected the rendered release that the data set was built from"
         )
-    known = [truth[dive.key] for dive in dives]
+    known = [truth[info.key] for info in dives.infos]
     parts = {name: [getattr(one.execution, name) for one in known] for name in ASPECTS}
     for stage in STAGES:
         parts[f"points kept in {stage}"] = [-one.points_lost[stage] for one in known]
-    ranked = {
-        "network": [dive.predicted_completeness for dive in dives],
-        "judges": [dive.completeness for dive in dives],
-    }
+    ranked = {"network": dives.completeness, "judges": dives.true_completeness}
     return {
         part: {who: metrics.spearman(values, own) for who, values in ranked.items()}
         for part, own in parts.items()

@@ -84,6 +84,13 @@ class Data:
         "competitions held out; /first:N, /with_exemplars, /without_mtl_aqa or /only_mtl_aqa "
         "behind it narrow the test dives down.",
     )
+    calibration_dives: int = key(
+        0,
+        Affects.TRAINING,
+        "Training dives that are left out of training, so that evaluation learns on them how wide "
+        "a score's interval has to be; 0 for no intervals.",
+        least=0,
+    )
     workers: int = key(
         4,
         Affects.SPEED,
@@ -297,6 +304,17 @@ class Evaluate:
     pair_batch: int = key(16, Affects.SPEED, "Pairs compared at once.", least=1)
     max_dives: int = key(
         0, Affects.REPORT, "Score only the first so many test dives; 0 is all.", least=0
+    )
+    resamples: int = key(
+        2000, Affects.REPORT, "Resamples of the test set behind each interval.", least=100
+    )
+    score_level: float = key(
+        0.9,
+        Affects.REPORT,
+        "Share of dives whose score's interval shall hold the true score; intervals need "
+        "data.calibration_dives.",
+        least=0.5,
+        most=0.99,
     )
 
 

@@ -20,7 +20,7 @@ from finecausal_jax.data.dives import RESIZED, SPLITS, DiveSource
 from finecausal_jax.data.preprocessing import Preprocessing
 from finecausal_jax.data.resizing import Resize
 from finecausal_jax.data.sources import Dives
-from finecausal_jax.data.splits import Split, open_split
+from finecausal_jax.data.splits import Split, open_split, take_calibration
 from finecausal_jax.interop import conversion, workdirs
 from finecausal_jax.interop import weights as weight_files
 from finecausal_jax.interop.expected import full_size
@@ -31,7 +31,7 @@ from finecausal_jax.runtime.checkpoints import load_variables
 from finecausal_jax.runtime.layout import Layout
 from finecausal_jax.runtime.trackers import check_tracker, make_tracker
 from finecausal_jax.scoring.features import Encoding, Key
-from finecausal_jax.scoring.protocol import Choice, Evaluation, evaluate
+from finecausal_jax.scoring.protocol import Choice, Evaluation, evaluate_sides
 from finecausal_jax.scoring.scorer import Scorer
 from finecausal_jax.settings import config as configs
 from finecausal_jax.settings import schema
@@ -101,15 +101,19 @@ def stored_resize(settings: Settings) -> Resize | None:
 
 
 def open_dives(settings: Settings) -> dict[str, Dives]:
-    """The dives of `settings.data.split`, by "train" and "test".
+    """The dives of `settings.data.split`, by "train" and "test"; if there are any, "calibration".
 
     Raises:
-      InputError: as `DiveSource` and `Split`.
+      InputError: as `DiveSource`, `Split` and `splits.take_calibration`.
     """
     split = Split.parse(settings.data.split)  # first: opening takes longer than refusing
     resize = stored_resize(settings)
     stored = {name: DiveSource(settings.data.data_dir, name, resize=resize) for name in SPLITS}
-    return open_split(split, stored)
+    sides = open_split(split, stored)
+    if settings.data.calibration_dives:
+        kept, taken = take_calibration(sides["train"], settings.data.calibration_dives)
+        sides |= {"train": kept, "calibration": taken}
+    return sides
 
 
 def check_batches(settings: Settings, layout: Layout) -> None:
@@ -240,22 +244,26 @@ def make_scorer(settings: Settings, variables: Any, layout: Layout) -> Scorer:
 def evaluate_split(
     settings: Settings,
     scorer: Scorer,
-    queries: Dives,
-    exemplars: Dives,
+    sides: Mapping[str, Dives],
     encodings: Mapping[Key, Encoding] | None = None,
 ) -> Evaluation:
-    """Scores the first `settings.evaluate.max_dives` queries, or all, against exemplars.
+    """Scores the first `settings.evaluate.max_dives` test dives, or all.
 
     Args:
       settings: for the choice of exemplars.
       scorer: what scores.
-      queries, exemplars: dives.
+      sides: "test", "train" to choose exemplars from, and if they are to be scored "calibration".
       encodings: at hand, such as a bank's.
     """
-    dives = len(queries.infos)
-    rows = range(min(settings.evaluate.max_dives or dives, dives))
     choice = Choice(settings.evaluate.exemplars, settings.seed)
-    return evaluate(scorer, queries, exemplars, choice, rows=rows, encodings=encodings)
+    rows = tested_rows(settings, sides["test"])
+    return evaluate_sides(scorer, sides, choice, rows=rows, encodings=encodings)
+
+
+def tested_rows(settings: Settings, test: Dives) -> range:
+    """Rows of the test dives that are scored: all, or the first `evaluate.max_dives`."""
+    dives = len(test.infos)
+    return range(min(settings.evaluate.max_dives or dives, dives))
 
 
 def make_run(settings: Settings, layout: Layout) -> Run:
@@ -288,7 +296,8 @@ def make_run(settings: Settings, layout: Layout) -> Run:
     )
 
     def score(variables: Any) -> Evaluation:
-        return evaluate_split(settings, make_scorer(settings, variables, layout), test, dives)
+        scorer = make_scorer(settings, variables, layout)
+        return evaluate_split(settings, scorer, {"test": test, "train": dives})
 
     check_tracker(train.tracker)
     tracker = functools.partial(

@@ -1,30 +1,22 @@
 import numpy as np
 import pytest
 
+from finecausal_jax.data.dives import DiveInfo
 from finecausal_jax.runtime.errors import InputError
-from finecausal_jax.scoring.metrics import MaskCounts
-from finecausal_jax.scoring.protocol import DiveScore
+from finecausal_jax.scoring.predictions import Predictions
 from finecausal_jax.scoring.truth import compare_with_truth
 from tfds_finecausal.rendered.judging import Execution
 from tfds_finecausal.rendered.truth import DiveTruth
 
 
-def _dive(index, predicted, completeness):
-    return DiveScore(
-        key=("Cup", index),
-        dive_number="101b",
-        difficulty=1.0,
-        score=completeness,
-        exemplars=(("Cup", 99),),
-        target="completeness",
-        exemplar_targets=np.zeros(1),
-        deltas=np.array([predicted]),
-        stage_deltas=np.zeros((1, 3)),
-        transitions=np.zeros((1, 2), np.int64),
-        true_transitions=np.zeros(2, np.int64),
-        tious=np.zeros(1),
-        counts=MaskCounts(*[0] * 6),
+def _predictions(predicted, completeness, keys=None):
+    """Predictions of dives of difficulty 1."""
+    keys = keys or [("Cup", row) for row in range(len(predicted))]
+    infos = tuple(
+        DiveInfo(*key, "101b", float(true), 1.0, np.arange(9), np.repeat([1, 2, 3], 3))
+        for key, true in zip(keys, completeness, strict=True)
     )
+    return Predictions("model", infos, np.array(predicted, np.float64))
 
 
 def _truth(execution):
@@ -39,11 +31,13 @@ def test_scores_are_ranked_by_each_part_of_the_truth():
         ("Cup", row): _truth(Execution(splash=splash, lean=lean))
         for row, (splash, lean) in enumerate(zip(splashes, leans, strict=True))
     }
-    dives = [_dive(row, 10 * splashes[row], 10 * leans[row]) for row in range(4)]
+    scores = [[10 * one for one in splashes], [10 * one for one in leans]]
+    dives = _predictions(*scores)
     found = compare_with_truth(dives, truth)
     assert found["splash"]["network"] == found["points kept in entry"]["network"] == 1
     assert found["lean"]["judges"] == found["points kept in takeoff"]["judges"] == 1
     assert found["splash"]["judges"] == found["lean"]["network"] == pytest.approx(-0.4)
     assert np.isnan(found["legs"]["network"])  # all alike: no order
     with pytest.raises(InputError, match="lacks 1 of 5 dives, the first being .'Cup', 7."):
-        compare_with_truth([*dives, _dive(7, 1.0, 1.0)], truth)
+        keys = [*truth, ("Cup", 7)]
+        compare_with_truth(_predictions(*([*one, 1.0] for one in scores), keys), truth)
