@@ -260,7 +260,7 @@ def _rows(
     known = {info.key for info in (*infos, *others)}
     problems = {
         "there twice": twice,
-        "no dives of this split": [key for key in place if key not in known],
+        "that are not asked for": [key for key in place if key not in known],
         "missing": [key for key in (info.key for info in infos) if key not in place],
     }
     told = [
@@ -270,7 +270,7 @@ def _rows(
     ]
     if told:
         raise InputError(
-            f"{path}: expected one prediction for each of the split's {len(infos)} dives, by "
+            f"{path}: expected one prediction for each of {len(infos)} dives, by "
             f"competition and index; {'; '.join(told)}"
         )
     return [place[info.key] for info in infos]

@@ -46,7 +46,7 @@ def test_other_dives_may_be_there_if_they_are_known(given, tmp_path):
     path = predictions.write(given, tmp_path / "a.csv")
     read = predictions.read(path, given.infos[:2], others=given.infos[2:])
     assert len(read.infos) == 2
-    with pytest.raises(InputError, match="3 no dives of this split, the first being .'Cup "):
+    with pytest.raises(InputError, match="3 that are not asked for, the first being .'Cup "):
         predictions.read(path, given.infos[:2], others=given.infos[2:3])
 
 
@@ -58,7 +58,7 @@ CASES = {
     "an unknown column": (lambda rows: ["competition,index,points", *rows[1:]], "unknown: points"),
     "a missing dive": (lambda rows: rows[:-1], "1 missing, the first being .'Cup "),
     "a dive twice": (lambda rows: [*rows, rows[1]], "1 there twice, the first being"),
-    "an unknown dive": (lambda rows: [*rows, "Cup,99,1.0"], r"1 no dives of this split.*'Cup', 99"),
+    "an unknown dive": (lambda rows: [*rows, "Cup,99,1.0"], r"1 that are not asked for.*'Cup', 99"),
     "not a number": (lambda rows: [*rows[:-1], "Cup 01,5,nan"], "completeness of dive .* is 'nan'"),
     "text": (
         lambda rows: [*rows[:-1], rows[-1].rsplit(",", 1)[0] + ",x"],
