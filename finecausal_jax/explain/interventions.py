@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float
 
 from finecausal_jax.models import outputs
-from finecausal_jax.models.causal_graph import STAGE_ORDERS
+from finecausal_jax.models.causal_graph import GRAPHS, STAGE_ORDERS
 from finecausal_jax.models.finecausal import STAGE_WEIGHTS, STAGES
 from finecausal_jax.models.outputs import Features
 
@@ -84,7 +84,7 @@ def network_interventions(model: Any) -> tuple[Intervention, ...]:
         Intervention("gate: the exemplar's", "gate", "fuse", _gate(_exemplars)),
     ]
     if model.graph_intervention:
-        kinds = [kind for kind in ("original", "fused") if kind in str(model_graph(model).kinds)]
+        kinds = [kind for kind in ("original", "fused") if kind in str(GRAPHS[model.graph].kinds)]
         found += [
             Intervention(f"graph: no messages from {kind} features", "graph", "fuse", _cut(kind))
             for kind in kinds
@@ -127,6 +127,7 @@ def effects_of(
     query: Features,
     exemplars: Features,
     interventions: Sequence[Intervention],
+    run: Callable[[Any, Any, Any, str], Any] | None = None,
 ) -> list[Effect]:
     """Computes interventions on one query.
 
@@ -136,22 +137,24 @@ def effects_of(
       query: its features, without a leading axis.
       exemplars: those of k exemplars, leading axis k.
       interventions: what to change.
+      run: makes one step, of (model, variables, state, step); None compiles each.
 
     Returns:
       The effects, in the order of the interventions.
     """
+    run = run or _run
     count = exemplars.video_feature.shape[0]
     repeated = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x)[None], count, axis=0), query)
     state = jax.tree.map(lambda q, e: jnp.concatenate([q, jnp.asarray(e)]), repeated, exemplars)
     states = {"": state}
     for step in outputs.STEPS:
-        states[step] = _run(model, variables, states[_before(step)], step)
+        states[step] = run(model, variables, states[_before(step)], step)
     unchanged = np.asarray(states["judge"].delta[:count, 0], np.float64)
     effects = []
     for one in interventions:
         changed = one.change(states[one.after])
         for step in _behind(one.after):
-            changed = _run(model, variables, changed, step)
+            changed = run(model, variables, changed, step)
         delta = np.asarray(changed.delta[:count, 0], np.float64)
         effects.append(Effect(one.name, one.part, delta - unchanged))
     return effects
@@ -171,13 +174,6 @@ def _before(step: str) -> str:
 def _behind(step: str) -> list[str]:
     names = list(outputs.STEPS)
     return names[names.index(step) + 1 :]
-
-
-def model_graph(model: Any) -> Any:
-    """The graph that a network passes messages along."""
-    from finecausal_jax.models.causal_graph import GRAPHS
-
-    return GRAPHS[model.graph]
 
 
 def _gate(change: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from finecausal_jax.explain.interventions import effects_of, network_interventions
 from finecausal_jax.interop.order import CAUSAL_MODULES
 from finecausal_jax.models.causal_graph import GRAPHS, NODE_KINDS, EdgeSet, MessageGraph
 from finecausal_jax.models.finecausal import STAGE_WEIGHTS, Features, FineCausal
@@ -329,3 +330,65 @@ class TestInterventions:
         np.testing.assert_allclose(before.temporal_attention.sum(-1), 1, atol=1e-5)
         same = order == "causal"
         assert differ(before.dynamic_feature, whole.dynamic_feature, 1e-6) != same
+
+
+class TestEffects:
+    """Interventions on one query and two exemplars, see `explain.interventions`."""
+
+    @staticmethod
+    def effects(state, names=None):
+        """Of some interventions, by name, on the first video against the last two.
+
+        Without a choice, of all but those that have a step compiled for themselves.
+        """
+        model = FineCausal(**SMALL)
+        found = network_interventions(model)
+        assert len({one.name for one in found}) == len(found)
+
+        def run(model, variables, state, step):
+            return step_of(step)(variables, state)
+
+        query = jax.tree.map(lambda x: x[0], state)
+        exemplars = jax.tree.map(lambda x: x[PAIRS:], state)
+        compiled = ("graph", "temporal order")
+        chosen = [
+            one for one in found if (one.name in names if names else one.part not in compiled)
+        ]
+        got = effects_of(model, all_variables(), query, exemplars, chosen, run)
+        return {one.name: one for one in got}
+
+    def test_nothing_changed_changes_nothing(self):
+        (effect,) = self.effects(make_features(), {"nothing is changed"}).values()
+        np.testing.assert_array_equal(effect.change, 0.0)
+
+    def test_the_exemplars_part_is_no_change_where_both_are_one_dive(self):
+        alike = jax.tree.map(lambda x: np.repeat(x[:1], 2 * PAIRS, axis=0), make_features())
+        for name, effect in self.effects(alike).items():
+            if "exemplar's" in name:  # a row's last bits depend on its place in the batch
+                np.testing.assert_allclose(effect.change, 0.0, atol=1e-5, err_msg=name)
+
+    def test_parts_have_the_effects_that_they_should(self):
+        state = make_features()
+        effects = self.effects(state)
+        query = jax.tree.map(lambda x: np.concatenate([x[:1], x[:1], x[PAIRS:]]), state)
+        out = go_on(query)
+        weights = 0.5 * np.array(STAGE_WEIGHTS)
+        static = (out.stage_delta_static[:PAIRS] * weights).sum(axis=1)
+        left_out = effects["static path: left out"]
+        np.testing.assert_allclose(left_out.change, -static, rtol=1e-4, atol=1e-6)
+        assert left_out.mean == pytest.approx(-static.mean(), rel=1e-4)
+        everything = effects["gate: everything passes"]
+        open_gate = go_on(go_on(query, to="fuse").replace(fused_feature=query.video_feature))
+        change = open_gate.delta[:PAIRS, 0] - out.delta[:PAIRS, 0]
+        np.testing.assert_allclose(everything.change, change, rtol=1e-4, atol=1e-6)
+        assert all(np.any(one.change) for name, one in effects.items() if one.part != "none"), {
+            name for name, one in effects.items() if not np.any(one.change)
+        }
+
+    @pytest.mark.slow
+    def test_every_graph_and_order_has_an_effect(self):
+        names = {one.name for one in network_interventions(FineCausal(**SMALL))}
+        effects = self.effects(make_features(), names)
+        assert effects.keys() == names
+        without = [name for name, one in effects.items() if not np.any(one.change)]
+        assert without == ["nothing is changed"]
