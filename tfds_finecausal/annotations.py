@@ -23,14 +23,16 @@ class Folders:
     """What the parts of a release are called in its folder; copies differ.
 
     Attributes:
-      frames: of frames, `COMPETITION/INDEX/NUMBER.jpg`.
-      masks: of masks, of the same names.
+      frames: of frames, `COMPETITION/INDEX/NUMBER.jpg`, or of videos, `COMPETITION/INDEX.mkv`.
+      masks: of masks, of the frames' names; JPEG or PNG files.
       annotations: of the six tables.
+      masked: which dives have masks: "all", "some" or "none".
     """
 
     frames: str = "FineDiving"
     masks: str = "FineDiving_HM"
     annotations: str = "Annotations"
+    masked: str = "all"
 
 
 FOLDERS = Folders()

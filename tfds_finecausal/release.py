@@ -12,12 +12,14 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from finecausal_jax.data.dives import SPLITS, DiveInfo
+from finecausal_jax.data.resizing import Resize
+from finecausal_jax.data.video_files import read_video
 from finecausal_jax.runtime import progress as bars
 from finecausal_jax.runtime.errors import InputError
 from tfds_finecausal.annotations import (
@@ -34,14 +36,20 @@ from tfds_finecausal.annotations import (
 from tfds_finecausal.release_images import (
     FOREGROUND,
     FRAMES,
+    MASK_SUFFIXES,
     MASKS,
+    GreyMask,
+    Report,
+    VideoFrames,
     check_images,
+    find_video,
     list_images,
     strict_decoding,
 )
 from tfds_finecausal.release_rows import frame_span, read_row
 
 SKIPPED, WARNINGS = "skipped.json", "warnings.json"  # beside the files of a data set
+_GLANCE = Resize(None, 8)  # of a video that is only looked at
 _LONGEST = 10_000  # frames; a misnamed file would otherwise list every number in between
 _SKIP_ADVICE = (
     "Put the files right, or build with --skip_bad to leave these dives out and have them listed "
@@ -55,11 +63,13 @@ class ReleaseDive:
 
     Attributes:
       info: its annotation and frame numbers.
-      frames: its frame files, in the order of `info.frame_numbers`.
-      masks: its mask files, same names in the same order.
-      num_bytes: size of all of them together.
+      frames: its frame files, in the order of `info.frame_numbers`; none where it is a video.
+      masks: its mask files, in the same order; none where it has none.
+      num_bytes: size of all of them together; of a video, what its frames take about.
       images_hash: hash of what they hold.
       foreground: whether any mask has foreground.
+      mask_scale: what the masks' values are multiplied by, 255 of those of 0 and 1.
+      video: the video that its frames are in.
     """
 
     info: DiveInfo
@@ -68,6 +78,16 @@ class ReleaseDive:
     num_bytes: int
     images_hash: str
     foreground: bool = True
+    mask_scale: int = 1
+    video: pathlib.Path | None = None
+
+    def stored(self, kind: str) -> list[Any]:
+        """What the data set stores of the frames or the masks: each a path, or to be `read`."""
+        if kind == MASKS:
+            return [GreyMask(path, self.mask_scale) for path in self.masks]
+        if self.video is not None:
+            return list(VideoFrames(self.video, len(self.info.frame_numbers)))
+        return list(self.frames)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -155,13 +175,14 @@ def read_release(
             kept.append(dive)
     passed["test"] = kept
     dives = [*passed["train"], *passed["test"]]
-    if dives and not any(dive.foreground for dive in dives):
+    masked = [dive for dive in dives if dive.info.has_masks]
+    if masked and not any(dive.foreground for dive in masked):
         problems.append(
             Problem(
                 "masks",
                 folders.masks,
                 f"no mask of any dive has foreground, expected pixels from {FOREGROUND} to 255; "
-                "masks of the values 0 and 1 are to be multiplied by 255",
+                "masks of the values 0 and 1 are to be PNG files, or multiplied by 255",
             )
         )
         raise ReleaseError(root, problems, "No network learns from them: put the masks right.")
@@ -219,29 +240,26 @@ def check_dive(
         kind: f"{folder}/{competition}/{index}"
         for kind, folder in ((FRAMES, folders.frames), (MASKS, folders.masks))
     }
-    files = {kind: list_images(root, place, problem) for kind, place in places.items()}
-    frames, masks = files[FRAMES], files[MASKS]
+    frames = _find_frames(root, places[FRAMES], frame_span(key, annotations), problem)
+    masks = _find_masks(root, places[MASKS], folders.masked, problem)
     if frames is None or masks is None:
         return result
-    for name in sorted(frames.keys() - masks.keys()):
-        problem(f"{places[MASKS]}/{name}", "missing, there is a frame of that name")
-    for name in sorted(masks.keys() - frames.keys()):
-        problem(f"{places[FRAMES]}/{name}", "missing, there is a mask of that name")
-    numbers = sorted(frames.values())
+    numbers = sorted(frames.numbers.values()) if frames.video is None else frames.in_order
     if numbers[-1] - numbers[0] > _LONGEST:
         problem(places[FRAMES], f"frames {numbers[0]} to {numbers[-1]} are no one dive")
         return result
-    skipped = set(range(numbers[0], numbers[-1] + 1)) - set(numbers) - set(masks.values())
-    for number in sorted(skipped):
-        problem(f"{places[FRAMES]}/{number:05d}.jpg", "missing frame, the numbers skip it")
-    for number in sorted({number for number in numbers if numbers.count(number) > 1}):
-        problem(places[FRAMES], f"two files are named frame {number}")
+    if frames.video is None:
+        skipped = set(range(numbers[0], numbers[-1] + 1)) - set(numbers) - set(masks.values())
+        for number in sorted(skipped):
+            problem(f"{places[FRAMES]}/{number:05d}.jpg", "missing frame, the numbers skip it")
+        for number in sorted({number for number in numbers if numbers.count(number) > 1}):
+            problem(places[FRAMES], f"two files are named frame {number}")
     labels = row.get("frame_labels")
     if labels is not None and len(labels) != len(numbers):
         what = f"{len(labels)} frame labels for {len(numbers)} frames"
         problem(f"{folders.annotations}/{FILES['aqa']}", what)
-    names = sorted(frames.keys() & masks.keys(), key=lambda name: frames[name])
-    num_bytes, images_hash, foreground = check_images(root, places, names, problem)
+    files = _pair(frames, masks, places, problem)
+    checked = check_images(root, files, problem, frames.video, frames.size)
     if problems:
         return result
     span = frame_span(key, annotations)
@@ -251,19 +269,91 @@ def check_dive(
             f"frames {numbers[0]} to {numbers[-1]}, by {FILES['coarse']} {span[0]} to {span[1]}: "
             "another dive's folder?",
         )
-    if not foreground:
+    if masks and not checked.foreground:
         warning(places[MASKS], f"no mask has foreground, pixels from {FOREGROUND} to 255")
     info = DiveInfo(
         competition=competition,
         index=index,
         frame_numbers=np.array(numbers, np.int64),
+        has_masks=bool(masks),
         **row,
     )
-    paths = {kind: tuple(root / place / name for name in names) for kind, place in places.items()}
+    decoded = 0 if frames.size is None else len(numbers) * frames.size[0] * frames.size[1]
     dive = ReleaseDive(
-        info, paths[FRAMES], paths[MASKS], num_bytes, images_hash, foreground=foreground
+        info,
+        tuple(root / name for name in files[FRAMES]),
+        tuple(root / name for name in files[MASKS]),
+        checked.num_bytes + 2 * decoded,
+        checked.images_hash,
+        checked.foreground,
+        checked.mask_scale,
+        None if frames.video is None else root / frames.video,
     )
     return dataclasses.replace(result, dive=dive)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Frames:
+    """A dive's frames: files by name with their numbers, or a video with the numbers in order."""
+
+    numbers: Mapping[str, int]
+    video: str | None = None
+    in_order: Sequence[int] = ()
+    size: tuple[int, int] | None = None
+
+
+def _find_frames(
+    root: pathlib.Path, place: str, span: tuple[int, int] | None, problem: Report
+) -> _Frames | None:
+    """The frames of a dive, None where there are none; a video is decoded to count them."""
+    video = find_video(root, place, problem)
+    if video is None:
+        numbers = list_images(root, place, problem)
+        return None if numbers is None else _Frames(numbers)
+    try:
+        found = read_video(root / video, resize=_GLANCE)
+    except InputError as error:
+        problem(video, str(error).removeprefix(f"{root / video} "))
+        return None
+    count = len(found.times)
+    # The annotated numbers where they fit: frames are sampled by them.
+    first = span[0] if span is not None and span[1] - span[0] == count - 1 else 0
+    return _Frames({}, video, range(first, first + count), (found.width, found.height))
+
+
+def _find_masks(
+    root: pathlib.Path, place: str, masked: str, problem: Report
+) -> dict[str, int] | None:
+    """The mask files of a dive by name; none where it may have none, None where it may not."""
+    if masked == "none" or (masked == "some" and not (root / place).is_dir()):
+        return {}
+    return list_images(root, place, problem, MASK_SUFFIXES)
+
+
+def _pair(
+    frames: _Frames, masks: Mapping[str, int], places: Mapping[str, str], problem: Report
+) -> dict[str, list[str]]:
+    """The files of frames and masks, relative to the release, in the order of the frames."""
+    by_stem = {os.path.splitext(name)[0]: name for name in masks}
+    if frames.video is not None:
+        if masks and len(masks) != len(frames.in_order):
+            problem(places[MASKS], f"{len(masks)} masks for {len(frames.in_order)} frames")
+            return {FRAMES: [], MASKS: []}
+        ordered = sorted(masks, key=lambda name: masks[name])
+        return {FRAMES: [], MASKS: [f"{places[MASKS]}/{name}" for name in ordered]}
+    stems = {os.path.splitext(name)[0]: name for name in frames.numbers}
+    if masks:
+        for stem in sorted(stems.keys() - by_stem.keys()):
+            problem(f"{places[MASKS]}/{stems[stem]}", "missing, there is a frame of that name")
+        for stem in sorted(by_stem.keys() - stems.keys()):
+            what = "missing, there is a mask of that name"
+            problem(f"{places[FRAMES]}/{stem}.jpg", what)
+    both = [stem for stem in stems if not masks or stem in by_stem]
+    both.sort(key=lambda stem: frames.numbers[stems[stem]])
+    return {
+        FRAMES: [f"{places[FRAMES]}/{stems[stem]}" for stem in both],
+        MASKS: [f"{places[MASKS]}/{by_stem[stem]}" for stem in both] if masks else [],
+    }
 
 
 def write_problems(problems: Iterable[Problem], path: str | os.PathLike[str]) -> None:
@@ -277,8 +367,10 @@ def _check_folders(root: pathlib.Path, folders: Folders) -> None:
     missing = {
         field.name: name
         for field in dataclasses.fields(folders)
-        if not (root / (name := getattr(folders, field.name))).is_dir()
+        if field.name != "masked" and not (root / (name := getattr(folders, field.name))).is_dir()
     }
+    if folders.masked == "none":
+        missing.pop("masks", None)
     if not missing:
         return
     found = sorted(path.name for path in root.iterdir() if path.is_dir())
@@ -286,6 +378,8 @@ def _check_folders(root: pathlib.Path, folders: Folders) -> None:
     for part, name in missing.items():
         guess = next((other for other in _COPIES[part] if (root / other).is_dir()), None)
         mend = f": --config.data.{part}_folder={guess}" if guess else ""
+        if part == "masks" and not guess:
+            mend = "; if there are none, --config.data.masks=none"
         lines.append(f"  no folder {name} of {part}{mend}")
     raise InputError(
         f"the release in {root} has another layout than expected. Found are "

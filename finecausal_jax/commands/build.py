@@ -60,7 +60,7 @@ def run(flags: Any) -> int:
         overwrite=flags.overwrite,
         progress=True,
         say=print,
-        folders=Folders(data.frames_folder, data.masks_folder, data.annotations_folder),
+        folders=Folders(data.frames_folder, data.masks_folder, data.annotations_folder, data.masks),
     )
     again = "build again with --overwrite"
     table = read_json(folder / "metadata.json", "a data set's metadata", again)[TABLE_KEY]

@@ -136,18 +136,19 @@ def from_record(
     """Returns the clip of a record of the built data set.
 
     Args:
-      example: the parsed features `frames` and `masks`, see `dives.image_features`.
+      example: the parsed features `frames` and `masks`, see `dives.image_features`; no masks where
+        the dive has none.
       key: the dive's (competition, index).
       frame_numbers: int64 [n], of the dive's row of the table.
       resize: how stored pixels were resized; None where the release's bytes are stored.
     """
     if resize is None:
-        return Clip(key, frame_numbers, tuple(example["frames"]), tuple(example["masks"]))
+        return Clip(key, frame_numbers, tuple(example["frames"]), tuple(example["masks"]) or None)
     frames, masks = (
         np.frombuffer(example[kind]["value"], np.uint8).reshape(example[kind]["shape"])
         for kind in ("frames", "masks")
     )
-    return Clip(key, frame_numbers, frames, masks, resize)
+    return Clip(key, frame_numbers, frames, masks if len(masks) else None, resize)
 
 
 def read_folder(

@@ -60,6 +60,7 @@ class DiveInfo:
       sub_action_names: names of the dive's sub-actions, in order.
       transit_frames: positions within the dive, each of the last frame before another sub-action;
         as released, where five dives hold a -1. Nothing is computed from them.
+      has_masks: whether there is a mask of each of its frames.
     """
 
     competition: str
@@ -72,6 +73,7 @@ class DiveInfo:
     judge_scores: tuple[float, ...] = ()
     sub_action_names: tuple[str, ...] = ()
     transit_frames: tuple[int, ...] = ()
+    has_masks: bool = True
 
     @property
     def key(self) -> Key:
@@ -105,6 +107,8 @@ class DiveInfo:
         row = dataclasses.asdict(self)
         row["frame_numbers"] = self.frame_numbers.tolist()
         row["frame_labels"] = self.frame_labels.tolist()
+        if self.has_masks:  # as in tables from before there were dives without
+            del row["has_masks"]
         return row
 
     @classmethod
@@ -121,6 +125,7 @@ class DiveInfo:
             judge_scores=tuple(float(mark) for mark in row["judge_scores"]),
             sub_action_names=tuple(str(name) for name in row["sub_action_names"]),
             transit_frames=tuple(int(frame) for frame in row["transit_frames"]),
+            has_masks=bool(row.get("has_masks", True)),
         )
 
 

@@ -61,10 +61,20 @@ class Data:
         "data/FineDiving-HM", Affects.NOTHING, "The release as downloaded, or as rendered."
     )
     frames_folder: str = key(
-        "FineDiving", Affects.NOTHING, "What the release calls its folder of frames."
+        "FineDiving",
+        Affects.NOTHING,
+        "What the release calls its folder of frames: COMPETITION/INDEX/NUMBER.jpg, or a video "
+        "COMPETITION/INDEX.mkv, .mp4 and so on of each dive.",
     )
     masks_folder: str = key(
         "FineDiving_HM", Affects.NOTHING, "What the release calls its folder of masks."
+    )
+    masks: str = key(
+        "all",
+        Affects.NOTHING,
+        "Which dives of the release have masks: all; some, where a dive without a folder of masks "
+        "has none; or none, where there is no such folder.",
+        choices=("all", "some", "none"),
     )
     annotations_folder: str = key(
         "Annotations", Affects.NOTHING, "What the release calls its folder of tables."

@@ -16,7 +16,7 @@ from finecausal_jax.data.clips import Clip, read_folder
 from finecausal_jax.runtime.errors import InputError
 from tests.reliability.case import EITHER, ERROR, READ, Case
 from tests.reliability.forged_images import jpeg_of, many_scans, picture, png_of
-from tfds_finecausal.release_images import FRAMES, check_images, strict_decoding
+from tfds_finecausal.release_images import FRAMES, MASKS, check_images, strict_decoding
 
 FLIPS, CUTS = 10, 8
 
@@ -95,8 +95,7 @@ def _as_release(folder: pathlib.Path) -> None:
     with strict_decoding():
         check_images(
             folder.parent,
-            {FRAMES: folder.name},
-            ["00001.jpg"],
+            {FRAMES: [f"{folder.name}/00001.jpg"], MASKS: []},
             lambda path, what: problems.append(f"{path}: {what}"),
         )
     if problems:

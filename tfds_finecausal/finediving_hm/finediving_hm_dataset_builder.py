@@ -33,7 +33,6 @@ from tfds_finecausal.release import (
     read_release,
     write_problems,
 )
-from tfds_finecausal.release_images import GreyMask
 from tfds_finecausal.resized_images import ResizedImages, resized_bytes
 
 Shard = Callable[[], Iterator[tuple[int, dict[str, Any]]]]
@@ -190,14 +189,12 @@ def _examples(
     for row in range(start, end):
         info = dives[row].info
         example = info.to_json()
+        example.pop("has_masks", None)  # the table's alone
         example["judge_scores"] = np.array(info.judge_scores, np.float64)
         # Paths, not bytes: TFDS stores a file's bytes as they are, and keeps the examples of a
         # shard until it is complete. For the same reason pixels come when they are asked for.
         for kind, mode in (("frames", "RGB"), ("masks", "L")):
-            paths = getattr(dives[row], kind)
-            if resize:
-                example[kind] = ResizedImages(paths, mode, resize)
-            else:
-                example[kind] = list(paths) if kind == "frames" else list(map(GreyMask, paths))
+            stored = dives[row].stored(kind)
+            example[kind] = ResizedImages(stored, mode, resize) if resize else stored
         bar.update()
         yield row, example
