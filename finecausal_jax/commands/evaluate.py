@@ -130,11 +130,18 @@ def _of_network(flags: Any, settings: "Settings", folder: pathlib.Path) -> int:
     from tfds_finecausal.rendered.truth import read_truth
 
     known = read_truth(flags.truth) if flags.truth else None
+    sides = things.open_dives(settings)
+    without = {name: _without_masks(sides[name]) for name in ("train", "test")}
+    if flags.masks and any(without.values()):
+        raise InputError(
+            f"--masks needs the masks of all dives, {without['train']} of "
+            f"{len(sides['train'].infos)} training dives and {without['test']} of "
+            f"{len(sides['test'].infos)} test dives have none: leave --masks out"
+        )
     use_compilation_cache(settings.train.compilation_cache, folder)
     layout = make_layout()
     trained = things.load_trained(settings, folder, flags.checkpoint, flags.weights, layout)
     scorer = things.make_scorer(settings, trained.variables, layout)
-    sides = things.open_dives(settings)
     encodings = None
     if flags.bank:
         banked = {name: sides[name] for name in ("train", "test")}
@@ -163,6 +170,12 @@ def _of_network(flags: Any, settings: "Settings", folder: pathlib.Path) -> int:
         picture = folder / "evaluation_masks.png"
         pictures = [report.write_masks(shown, scorer.mask_threshold, picture, data_name=name)]
     report.print_table(result, data_name=name)
+    if any(without.values()):
+        print(
+            f"{without['test']} of {len(sides['test'].infos)} test dives and {without['train']} of "
+            f"{len(sides['train'].infos)} training dives have no mask: mask figures are of the "
+            "others, none where there are no others"
+        )
     assessment_report.print_assessment(assessed, data_name=name)
     table = report.write_json(
         result,
@@ -177,6 +190,10 @@ def _of_network(flags: Any, settings: "Settings", folder: pathlib.Path) -> int:
     look_at = ", ".join(str(picture) for picture in (plot, *pictures))
     print(f"scored by {trained.name}. Look at {look_at}; all in {table}, for --against {predicted}")
     return 0
+
+
+def _without_masks(source: "Dives") -> int:
+    return sum(not info.has_masks for info in source.infos)
 
 
 def _tested(settings: "Settings", sides: "Mapping[str, Dives]") -> tuple[Any, ...]:

@@ -106,18 +106,20 @@ def training_batches(
       Iterator of {"query": video, "exemplar": video}; a video is a dict of arrays whose first axis
       is `b`, this host's share of `batch_size`: "frames" uint8 [b, t, h, w, 3], "mask" uint8
       [b, t, h, w], "transitions" int32 [b, 2] (frames), "completeness" float32 [b] (points),
-      "difficulty" float32 [b], "row" int32 [b] (of `source.infos`).
+      "difficulty" float32 [b], "row" int32 [b] (of `source.infos`). Where a dive of the source has
+      no masks also "has_mask" bool [b]; the mask of one without is black.
 
     Raises:
       ValueError: an argument is out of range or the source is empty. While iterating: a dive
-        cannot be used, having no masks included; the text names it.
+        cannot be used; the text names it.
     """
     dives = _count(source, "training")
     _check_at_least(1, batch_size=batch_size)
     _check_at_least(0, seed=seed, workers=workers)
     if epochs is not None:
         _check_at_least(1, epochs=epochs)
-    load = _LoadPairs(source, preprocessing, seed, share.of(batch_size), crop_range)
+    some_without = not all(info.has_masks for info in source.infos)
+    load = _LoadPairs(source, preprocessing, seed, share.of(batch_size), crop_range, some_without)
     batches = (
         grain.MapDataset.range(dives)
         .map_with_index(functools.partial(_with_epoch, dives))
@@ -153,7 +155,8 @@ def evaluation_videos(
     Returns:
       Iterator of dicts as the videos of `training_batches`, b = batch_size. "frames", "row" and
       "valid" bool [b], False for the copies that fill the last batch, are always there; "mask" in
-      batches whose clips all have masks; "transitions", "completeness" and "difficulty" in those
+      batches with a clip that has masks, and "has_mask" bool [b] where another has none;
+      "transitions", "completeness" and "difficulty" in those
       whose clips all have labels.
 
     Raises:
@@ -184,13 +187,18 @@ def _bytes_of(preprocessing: Preprocessing) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _LoadPairs(grain.transforms.Map):
-    """Loads this host's share of a batch, given as [(epoch, row of the query), ...]."""
+    """Loads this host's share of a batch, given as [(epoch, row of the query), ...].
+
+    Where `some_without` says that a dive of the source has no masks, each video says whether it
+    has; one without gets black ones, so that shapes stay.
+    """
 
     source: Dives
     preprocessing: Preprocessing
     seed: int
     share: slice
     crop_range: float
+    some_without: bool
 
     def map(self, element: list[tuple[int, int]]) -> dict[str, Any]:
         queries, partners = [], []
@@ -203,10 +211,13 @@ class _LoadPairs(grain.transforms.Map):
                 # Keyed by role too: a dive that is its own exemplar comes with another crop.
                 rng = seeding.generator("video", self.seed, epoch, key, role)
                 dive = self.source[chosen]
-                if dive.masks is None:
-                    raise InputError(f"dive {dive.key} has no masks, which training needs")
+                if dive.info.has_masks and dive.masks is None:
+                    raise InputError(f"dive {dive.key} has no masks, though its table says so")
                 video = training_video(dive, self.preprocessing, rng, self.crop_range)
-                videos.append(_pixels(video, chosen) | _labels(dive.info, video))
+                pixels = _pixels(video, chosen)
+                if self.some_without:
+                    pixels = _with_mask(pixels)
+                videos.append(pixels | _labels(dive.info, video))
         return {"query": _stack(queries), "exemplar": _stack(partners)}
 
 
@@ -222,6 +233,9 @@ class _LoadVideos(grain.transforms.Map):
     def map(self, element: int) -> dict[str, np.ndarray]:
         rows = self.rows[element * self.batch_size : (element + 1) * self.batch_size]
         videos = [self._load(row) for row in rows]
+        masked = sum("mask" in video for video in videos)
+        if 0 < masked < len(videos):
+            videos = [_with_mask(video) for video in videos]
         padding = self.batch_size - len(videos)
         batch = _stack(videos + videos[-1:] * padding)
         batch["valid"] = np.arange(self.batch_size) < len(videos)
@@ -238,6 +252,14 @@ class _LoadVideos(grain.transforms.Map):
 def _pixels(video: Video, row: int) -> dict[str, Any]:
     mask = {} if video.mask is None else {"mask": video.mask}
     return {"frames": video.frames, "row": np.int32(row), **mask}
+
+
+def _with_mask(video: dict[str, Any]) -> dict[str, Any]:
+    """The same with a mask, black where it has none, and whether it has one."""
+    if "mask" in video:
+        return {**video, "has_mask": np.bool_(True)}
+    mask = np.zeros(video["frames"].shape[:-1], np.uint8)
+    return {**video, "mask": mask, "has_mask": np.bool_(False)}
 
 
 def _labels(info: DiveInfo, video: Video) -> dict[str, Any]:

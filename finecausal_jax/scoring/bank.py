@@ -197,7 +197,9 @@ def _write_shard(path: pathlib.Path, part: Sequence[tuple[Key, Encoding]]) -> No
     for name in _FEATURES:
         arrays[name] = np.stack([getattr(one.features, name) for one in values])
     for name in MaskCounts._fields:
-        arrays[f"counts.{name}"] = np.stack([getattr(one.counts, name) for one in values])
+        # Counts of no frame stand for a dive without a mask.
+        counts = [one.counts or MaskCounts(*[0] * len(MaskCounts._fields)) for one in values]
+        arrays[f"counts.{name}"] = np.stack([np.asarray(getattr(one, name)) for one in counts])
     with path.open("wb") as file:  # an open file: NumPy would add a suffix to a path
         np.savez(file, **arrays)
 
@@ -212,7 +214,7 @@ def _read_shard(path: pathlib.Path, count: int) -> dict[Key, Encoding]:
         encodings = {
             key: Encoding(
                 Features(**{name: arrays[name][i] for name in _FEATURES}),
-                MaskCounts(*(arrays[f"counts.{name}"][i] for name in MaskCounts._fields)),
+                _counts(arrays, i),
                 arrays["transitions"][i],
             )
             for i, key in enumerate(keys)
@@ -228,6 +230,11 @@ def _read_shard(path: pathlib.Path, count: int) -> dict[Key, Encoding]:
             "`launch.py bank` command again"
         )
     return encodings
+
+
+def _counts(arrays: Mapping[str, np.ndarray], row: int) -> MaskCounts | None:
+    counts = MaskCounts(*(arrays[f"counts.{name}"][row] for name in MaskCounts._fields))
+    return counts if counts.frames else None
 
 
 def _check_arrays(arrays: Mapping[str, np.ndarray], count: int) -> None:

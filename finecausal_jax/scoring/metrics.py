@@ -200,7 +200,12 @@ def mask_metrics(counts: MaskCounts) -> dict[str, float]:
 
     The first four divide sums over all frames; recall is the mean over frames. Where there is
     neither foreground nor a prediction, IoU, F1 and F2 are 1, as for the reference's empty frames.
+    Where no frame had a mask all are nan.
     """
+    if not counts.frames:
+        return dict.fromkeys(
+            ("mask_iou", "mask_f1", "mask_f2", "mask_accuracy", "mask_recall"), float("nan")
+        )
     tp, fp, fn, tn = (float(one) for one in counts[:4])
 
     def ratio(above: float, below: float) -> float:

@@ -53,7 +53,7 @@ class DiveScore(Score):
       score: its true score, points.
       true_transitions: int64 [2], labelled ones.
       tious: float64 [k], temporal IoU of the predicted and the labelled transitions.
-      counts: pixel counts of both videos' masks, over all pairs.
+      counts: pixel counts of both videos' masks, over all pairs; of no frame where none has one.
     """
 
     key: Key
@@ -239,10 +239,10 @@ def summarize(dives: Sequence[DiveScore]) -> dict[str, float]:
 
     Returns:
       `spearman`, `r_l2_x100` and `execution_spearman` (see `metrics.score_metrics`); `tiou_50` and
-      `tiou_75`, the shares of queries whose mean temporal IoU reaches 0.5 and 0.75; the
-      `mask_*` of `metrics.mask_metrics`, over both videos of every pair, so that a video counts as
-      often as it is compared; `loss_aqa`, the mean over pairs of the squared error of delta (the
-      query's direction only); `dives` and `pairs`, how many there were.
+      `tiou_75`, the shares of queries whose mean temporal IoU reaches 0.5 and 0.75; the `mask_*` of
+      `metrics.mask_metrics`, over both videos of every pair that have masks, so that a video counts
+      as often as it is compared, and nan where none has; `loss_aqa`, the mean over pairs of the
+      squared error of delta (the query's direction only); `dives` and `pairs`, how many there were.
     """
     tious = np.array([dive.tiou for dive in dives])
     # delta - (true value of the query - that of the exemplar), pair by pair
@@ -281,6 +281,9 @@ def _dive_score(
         true_transitions=true,
         tious=metrics.temporal_iou(score.transitions, true[None, :]),
         counts=metrics.add_counts(
-            encodings[one].counts for key in score.exemplars for one in (query.key, key)
+            counts
+            for key in score.exemplars
+            for one in (query.key, key)
+            if (counts := encodings[one].counts) is not None
         ),
     )

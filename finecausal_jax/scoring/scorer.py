@@ -213,6 +213,8 @@ class Scorer:
             for i in np.flatnonzero(batch["valid"]):
                 # A copy each: a view would keep its whole padded batch alive.
                 features, counts = jax.tree.map(lambda values, i=i: np.array(values[i]), encoded)
+                if not batch.get("has_mask", [True] * len(batch["row"]))[i]:
+                    counts = None
                 labels = batch.get("transitions")
                 transitions = None if labels is None else np.array(labels[i])
                 key = source.keys[int(batch["row"][i])]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 
 from finecausal_jax.compilation import hardware
 from finecausal_jax.compilation.programs import STEPS_PER_EPOCH, Parts
@@ -275,6 +276,13 @@ def make_run(settings: Settings, layout: Layout) -> Run:
     check_batches(settings, layout)
     sides = open_dives(settings)
     dives, test, train = sides["train"], sides["test"], settings.train
+    without = sum(not info.has_masks for info in dives.infos)
+    if without:
+        logging.warning(
+            "%d of %d training dives have no masks: the loss of the mask leaves them out",
+            without,
+            len(dives),
+        )
     plan = Plan(
         steps_per_epoch=math.ceil(len(dives) / train.batch_size),
         epochs=train.epochs,

@@ -8,7 +8,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 # Of the difference, the transitions and the masks, in the order of the learned weights `awl`.
 LOSS_WEIGHTS = (5.0, 1.0, 1.0)
@@ -77,6 +77,7 @@ def mask_loss(
     mask: Float[Array, "v t h w"],
     stride: int,
     foreground: float = 0.5,
+    known: Bool[Array, " v"] | None = None,
 ) -> Float[Array, ""]:
     """Sum over the maps of logits of the mean binary focal loss (Lin et al., ICCV 2017).
 
@@ -86,9 +87,15 @@ def mask_loss(
       stride: frames from one window to the next.
       foreground: share of the weight that a pixel of the foreground has, one of the background the
         rest; their alpha. Parity: 0.5, where both have the weight 1.
+      known: which videos have a mask; the loss is the mean over these, 0 where there is none. None:
+        all of them.
     """
     target = window_masks(mask, mask_logits[0].shape[1], mask_logits[0].shape[2], stride)
-    return sum((_focal(logits, target, foreground) for logits in mask_logits), jnp.float32(0))
+    if known is None:
+        return sum((_focal(logits, target, foreground) for logits in mask_logits), jnp.float32(0))
+    by_video = jax.vmap(lambda logits, target: _focal(logits, target, foreground))
+    total = sum((by_video(logits, target) for logits in mask_logits), jnp.float32(0))
+    return jnp.sum(jnp.where(known, total, 0.0)) / jnp.maximum(jnp.sum(known), 1)
 
 
 def window_masks(

@@ -111,7 +111,7 @@ def pair_losses(
       params: for the learned weights, `awl`.
       out: what the model says, v = 2b videos.
       videos: "completeness" [v], where the score is regressed "difficulty" [v], and "transitions"
-        [v, 2], queries first.
+        [v, 2], queries first; where some have no mask, "has_mask" [v].
       mask: foreground [v, t, h, w] in 0..1.
       settings: how the losses are weighed.
     """
@@ -121,7 +121,13 @@ def pair_losses(
     parts = (
         sum(losses.delta_loss(out.delta, *jnp.split(known, 2))),
         losses.transition_loss(out.transition_probability, videos["transitions"]),
-        losses.mask_loss(out.mask_logits, mask, model.window_stride, settings.mask_foreground),
+        losses.mask_loss(
+            out.mask_logits,
+            mask,
+            model.window_stride,
+            settings.mask_foreground,
+            videos.get("has_mask"),
+        ),
     )
     if model.loss_weighting == "sum":
         return losses.plain_sum(*parts)

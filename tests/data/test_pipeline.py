@@ -332,10 +332,37 @@ def test_evaluation_rows_are_checked(source):
         pipeline.evaluation_videos(source, SMALL, [0], batch_size=0)
 
 
-def test_training_without_masks_is_refused(source):
+def without_masks(source, rows):
+    """The same dives, some without masks."""
+    infos = [
+        dataclasses.replace(info, has_masks=row not in rows)
+        for row, info in enumerate(source.infos)
+    ]
+    bare = SomeDives(infos)
+    bare.dives = tuple(
+        dive if info.has_masks else with_images(dive, masks=None)
+        for dive, info in zip(bare.dives, infos, strict=True)
+    )
+    return bare
+
+
+def test_dives_without_masks_train_with_black_ones_that_are_told(source):
+    batches = take(training(without_masks(source, {0, 2, 4})), 4)
+    for batch, whole in zip(batches, take(training(source), 4), strict=True):
+        for side in ("query", "exemplar"):
+            found, want = dict(batch[side]), whole[side]
+            known = found.pop("has_mask")
+            np.testing.assert_array_equal(known, [row not in (0, 2, 4) for row in found["row"]])
+            assert not found["mask"][~known].any()
+            np.testing.assert_array_equal(found.pop("mask")[known], want["mask"][known])
+            assert_same(found, {name: want[name] for name in found})
+            assert "has_mask" not in want
+
+
+def test_a_table_that_promises_masks_has_to_keep_its_word(source):
     bare = SomeDives(source.infos)
     bare.dives = tuple(with_images(dive, masks=None) for dive in bare.dives)
-    with pytest.raises(ValueError, match=r"dive \('Test Cup', \d\) has no masks, which training"):
+    with pytest.raises(ValueError, match=r"dive \('Test Cup', \d\) has no masks, though its table"):
         next(training(bare))
 
 
@@ -361,7 +388,7 @@ def test_clips_without_labels_give_the_same_pixels(source):
             assert_same(batch, {name: expected[name] for name in names})
 
 
-def test_a_batch_holds_what_all_its_clips_have(source):
+def test_a_batch_holds_the_labels_and_masks_that_its_clips_have(source):
     dives = source.dives
     clips = ClipList(
         [
@@ -378,9 +405,11 @@ def test_a_batch_holds_what_all_its_clips_have(source):
     batches = list(pipeline.evaluation_videos(clips, SMALL, range(8), batch_size=2))
     assert [set(batch) - PIXELS for batch in batches] == [
         {"mask", *LABELS},
-        LABELS,
+        {"mask", "has_mask", *LABELS},
         {"mask"},
-        set(),
+        {"mask", "has_mask"},
     ]
+    np.testing.assert_array_equal(batches[1]["has_mask"], [False, True])
+    assert not batches[1]["mask"][0].any()
     with pytest.raises(ValueError, match="evaluation dives are an empty split"):
         pipeline.evaluation_videos(ClipList([]), SMALL, [], batch_size=2)

@@ -52,6 +52,22 @@ def test_mask_loss_wants_foreground_where_the_mask_is():
     np.testing.assert_allclose(got, (4 * right + 2 * wrong) / 6, rtol=1e-6)
 
 
+def test_videos_without_a_mask_are_left_out_of_the_mask_loss():
+    rng = np.random.default_rng(0)
+    logits = jnp.array(rng.normal(size=(3, 1, 6, 2, 2)), jnp.float32)
+    mask = jnp.array(rng.integers(0, 2, (3, 6, 2, 2)), jnp.float32)
+    loss = jax.jit(lambda logits, mask, known: losses.mask_loss([logits], mask, 1, 0.8, known))
+    want = losses.mask_loss([logits[:2]], mask[:2], 1, 0.8)
+    some, every, none = (jnp.array(known) for known in ([1, 1, 0], [1, 1, 1], [0, 0, 0]))
+    np.testing.assert_allclose(loss(logits, mask, some > 0), want, rtol=1e-6)
+    gradient = jax.grad(loss)(logits, mask, some > 0)
+    assert np.any(gradient[:2]) and not np.any(gradient[2])
+    whole = losses.mask_loss([logits], mask, 1, 0.8)
+    np.testing.assert_allclose(loss(logits, mask, every > 0), whole, rtol=1e-6)
+    assert loss(logits, mask, none > 0) == 0
+    assert not np.any(jax.grad(loss)(logits, mask, none > 0))
+
+
 def test_the_diver_can_weigh_more_in_the_mask_loss():
     logits = jnp.log(jnp.array([3, 1 / 3, 3, 1 / 3], jnp.float32)).reshape(1, 1, 4, 1, 1)
     mask = jnp.array([1, 1, 0, 0], jnp.float32).reshape(
