@@ -15,7 +15,7 @@ EXTRAS := $(shell nvidia-smi >/dev/null 2>&1 && echo dev,cuda12 || echo dev)
 # PyTorch for Python 3.11 is a small CPU build; for others it is gigabytes of CUDA, and left out.
 TORCH := $(filter 3.11,$(VERSION))
 
-.PHONY: help setup setup-torch demo demo-train test test-slow reliability check clean
+.PHONY: help setup setup-torch demo demo-train test test-pages test-slow reliability check clean
 
 help:            ## list the commands
 	@grep -E '^[a-z-]+: .*##' Makefile | sed 's/:.*##/\t/'
@@ -47,7 +47,10 @@ demo-train: setup  ## train a small network from nothing on rendered dives, and 
 	$(BIN)/python launch.py evaluate $(TRAIN) --checkpoint=latest
 
 test: setup-torch   ## the tests, full-size ones left out; PYTHON=python3.13 for another Python
-	$(BIN)/python -m pytest -q -n auto -m 'not slow'
+	$(BIN)/python -m pytest -q -n auto -m 'not slow and not browser'
+
+test-pages: setup   ## looks at pages in Chromium; needs Debian's package chromium
+	$(BIN)/python -m pytest -q -m browser
 
 test-slow: setup-torch   ## the full-size tests
 	$(BIN)/python -m pytest -q -m slow

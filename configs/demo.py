@@ -22,6 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
     """Returns the full-size config with smaller sizes and a training that starts from nothing."""
     config = default_config()
     config.data_name = "rendered data"
+    config.evaluate.thumbnails = True  # nobody's pictures
 
     config.data.manual_dir = "data/rendered"
     config.data.data_dir = "data/rendered_tfds"

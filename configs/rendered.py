@@ -24,6 +24,7 @@ def get_config(dives: str = "all") -> ml_collections.ConfigDict:
     """
     config = default_config()
     config.data_name = "rendered data"
+    config.evaluate.thumbnails = True  # nobody's pictures
 
     config.data.manual_dir = "data/rendered_middle"
     config.data.data_dir = "data/rendered_middle_tfds"

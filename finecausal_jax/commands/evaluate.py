@@ -1,8 +1,8 @@
 """Evaluate a trained network on the test split, or any model's predictions of it.
 
 Every test dive is compared with config.evaluate.exemplars training dives of its dive number.
-Prints tables and writes evaluation.json, evaluation.png and predictions.csv into --workdir, with
---masks also evaluation_masks.png.
+Prints tables and writes evaluation.html, a page that needs no other file, evaluation.json,
+evaluation.png and predictions.csv into --workdir, with --masks also evaluation_masks.png.
 
     python launch.py evaluate --config=configs/demo.py --workdir=runs/demo_train
     python launch.py evaluate --config=configs/rendered.py:few --weights=rendered --workdir=runs/few
@@ -112,13 +112,16 @@ def _of_predictions(flags: Any, settings: "Settings", folder: pathlib.Path) -> i
     calibration = predictions.read(flags.predictions, besides, others) if besides else None
     assessed = _assess(flags, settings, sides, given, calibration)
     assessment_report.print_assessment(assessed, data_name=settings.data_name)
-    if known is not None:
-        compared = truth.compare_with_truth(given, known)
+    compared = truth.compare_with_truth(given, known) if known is not None else {}
+    if compared:
         assessment_report.print_truth(compared, given.name)
     table = assessment_report.write_json(
         assessed, folder / "evaluation.json", data_name=settings.data_name
     )
-    print(f"assessed {len(infos)} predictions of {flags.predictions}; all in {table}")
+    page = _write_page(settings, folder, sides, assessed, truth=compared, masks={})
+    print(
+        f"assessed {len(infos)} predictions of {flags.predictions}. Look at {page}; all in {table}"
+    )
     return 0
 
 
@@ -187,9 +190,61 @@ def _of_network(flags: Any, settings: "Settings", folder: pathlib.Path) -> int:
     every = given if calibration is None else given.joined(calibration)
     predicted = predictions.write(every, folder / "predictions.csv")
     plot = report.write_scatter(result, folder / "evaluation.png", data_name=name)
-    look_at = ", ".join(str(picture) for picture in (plot, *pictures))
+    page = _write_page(settings, folder, sides, assessed, truth=result.truth, masks=result.masks)
+    look_at = ", ".join(str(one) for one in (page, plot, *pictures))
     print(f"scored by {trained.name}. Look at {look_at}; all in {table}, for --against {predicted}")
     return 0
+
+
+def _write_page(
+    settings: "Settings",
+    folder: pathlib.Path,
+    sides: "Mapping[str, Dives]",
+    assessed: "Assessment",
+    *,
+    truth: "Mapping[str, Mapping[str, float]]",
+    masks: "Mapping[str, Mapping[str, float]]",
+) -> pathlib.Path:
+    from finecausal_jax.pages import evaluation as page
+    from finecausal_jax.scoring.report import MASK_TITLES
+
+    tables = []
+    if truth:
+        rows = [(part, one["network"], one["judges"]) for part, one in truth.items()]
+        tables.append(
+            page.Table(
+                "What is known of the rendered dives",
+                "Spearman of the predicted execution, and of the judges', with the truth by aspect "
+                "and stage.",
+                ("aspect or stage", assessed.name, "judges"),
+                rows,
+            )
+        )
+    if masks:
+        names = ("threshold", "mask_iou", "mask_f1", "mask_recall")
+        rows = [
+            (title, *(masks[which][name] for name in names)) for which, title in MASK_TITLES.items()
+        ]
+        tables.append(
+            page.Table(
+                "Masks",
+                "Predicted masks of the test dives, each dive once.",
+                ("which", "threshold", "IoU", "F1", "recall"),
+                rows,
+            )
+        )
+    thumbnails = {}
+    if settings.evaluate.thumbnails:
+        worst = [assessed.predictions.infos[row].key for row in page.worst_dives(assessed)]
+        place = {info.key: row for row, info in enumerate(sides["test"].infos)}
+        thumbnails = page.thumbnails_of(sides["test"], [place[key] for key in worst])
+    return page.write_page(
+        assessed,
+        folder / "evaluation.html",
+        data_name=settings.data_name,
+        thumbnails=thumbnails,
+        tables=tables,
+    )
 
 
 def _without_masks(source: "Dives") -> int:

@@ -28,7 +28,7 @@ from finecausal_jax.scoring.masks import MaskExample
 from finecausal_jax.scoring.protocol import DiveScore, Evaluation
 
 # Row titles of `Evaluation.masks`.
-_MASK_TITLES = {
+MASK_TITLES = {
     "reference": "the reference's logit",
     "chosen": "the best logit on training dives",
     "constant": "one mask for all frames",
@@ -241,7 +241,7 @@ def _masks_table(masks: dict[str, dict[str, float]]) -> Table:
     add_columns(table, ["which"])
     names = ("mask_iou", "mask_f1", "mask_recall")
     add_columns(table, ("threshold", "IoU", "F1", "recall"), justify="right")
-    for which, title in _MASK_TITLES.items():
+    for which, title in MASK_TITLES.items():
         figures = masks[which]
         numbers = (_number(figures[name]) for name in names)
         table.add_row(title, f"{figures['threshold']:.2f}", *numbers)

@@ -318,6 +318,12 @@ class Evaluate:
     resamples: int = key(
         2000, Affects.REPORT, "Resamples of the test set behind each interval.", least=100
     )
+    thumbnails: bool = key(
+        False,
+        Affects.REPORT,
+        "Show frames of the worst dives on the page. Off unless switched on: FineDiving's terms do "
+        "not let frames be passed on.",
+    )
     score_level: float = key(
         0.9,
         Affects.REPORT,
