@@ -25,7 +25,10 @@ def assessed():
         )
         for info in first.infos
     )
-    infos = tuple(dataclasses.replace(info, judge_scores=(8.0, 7.5, 8.5)) for info in infos)
+    infos = tuple(
+        dataclasses.replace(info, judge_scores=(info.score / info.difficulty / 3,) * 3)
+        for info in infos
+    )
     first, second = (dataclasses.replace(one, infos=infos) for one in (first, second))
     first = dataclasses.replace(first, spread=np.abs(second.completeness))
     calibration = calibrate(predictions_of(first, range(40)))
