@@ -142,7 +142,7 @@ def effects_of(
     Returns:
       The effects, in the order of the interventions.
     """
-    run = run or _run
+    run = run or run_step
     count = exemplars.video_feature.shape[0]
     repeated = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x)[None], count, axis=0), query)
     state = jax.tree.map(lambda q, e: jnp.concatenate([q, jnp.asarray(e)]), repeated, exemplars)
@@ -161,7 +161,7 @@ def effects_of(
 
 
 @functools.partial(jax.jit, static_argnames=("model", "step"))
-def _run(model: Any, variables: Any, state: Any, step: str) -> Any:
+def run_step(model: Any, variables: Any, state: Any, step: str) -> Any:
     """One step; its own program, so that an intervention compiles what it changes alone."""
     return model.apply(variables, state, to=step, method="go_on")
 

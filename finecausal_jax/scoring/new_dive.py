@@ -27,6 +27,7 @@ from tfds_finecausal.dive_numbers import DiveNumber, parse_dive_number
 
 LEAST_DIFFICULTY, MOST_DIFFICULTY = 1.0, 5.0
 LEAST_FRAMES = 16  # of a window of the network
+_LEAST_IN_BANK = 20
 _FAR = 0.99  # share of the bank's dives that are nearer to another one than what is called far
 
 
@@ -168,8 +169,8 @@ def score_new(
       dive: the dive.
       source: dives whose scores are known.
       choice: how many of them it is compared with.
-      encodings: of dives of `source`, such as a bank's. With all of them, it is said whether the
-        new dive lies far from all.
+      encodings: those at hand, of the new dive or of dives of `source`, such as a bank's. With at
+        least twenty of the latter it is said whether the new dive lies far from all.
 
     Raises:
       InputError: as `Scorer.score` and `choose_exemplars`.
@@ -180,7 +181,8 @@ def score_new(
     if clip.key in {info.key for info in infos}:
         raise InputError(f"the new dive and an exemplar are both called {clip.key}")
     known = dict(encodings or {})
-    known.update(scorer.encode(ClipList([clip]), [0], "the dive"))
+    if clip.key not in known:
+        known.update(scorer.encode(ClipList([clip]), [0], "the dive"))
     missing = [row for row in chosen.rows if source.infos[row].key not in known]
     known.update(scorer.encode(source, missing, "exemplars"))
     compared = scorer.compare(known, [(clip.key, info.key) for info in infos])
@@ -205,7 +207,7 @@ def score_new(
         is_own_number=chosen.is_own,
         stages=((0, first), (first, second), (second, last)),
         stage_parts=comparison.stage_deltas.mean(axis=0) / per_point,
-        distance=_distance(known, clip.key, source) if encodings else None,
+        distance=_distance(encodings or {}, known[clip.key], source),
         comparison=comparison,
     )
 
@@ -235,20 +237,20 @@ def _parsed(number: str) -> DiveNumber | None:
         return None
 
 
-def _distance(known: Mapping[Key, Encoding], key: Key, source: Dives) -> float | None:
+def _distance(known: Mapping[Key, Encoding], dive: Encoding, source: Dives) -> float | None:
     """How far a dive lies from the nearest of a bank, over what is far for its own dives.
 
     Of the mean features of motion and of frames, each over its deviation in the bank. Far is what
     one in a hundred of the bank's dives is from its nearest neighbour.
     """
     banked = [info.key for info in source.infos if info.key in known]
-    if len(banked) < 20:
+    if len(banked) < _LEAST_IN_BANK:
         return None  # too few to say what is usual
     vectors = np.stack([_summary(known[one]) for one in banked])
     deviation = vectors.std(axis=0)
     used = deviation > 1e-6
     vectors = vectors[:, used] / deviation[used]
-    new = _summary(known[key])[used] / deviation[used]
+    new = _summary(dive)[used] / deviation[used]
     squares = np.einsum("nd,nd->n", vectors, vectors)
     apart = squares[:, None] + squares[None] - 2.0 * vectors @ vectors.T
     np.fill_diagonal(apart, np.inf)
