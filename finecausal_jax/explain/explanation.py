@@ -64,9 +64,9 @@ class Explanation:
     static_parts: Float[np.ndarray, "k 3"]
     dynamic_parts: Float[np.ndarray, "k 3"]
     node_kinds: tuple[str, ...]
-    graph_attention: Float[np.ndarray, "layer head to from"]
-    window_attention: Float[np.ndarray, "layer to from"]
-    temporal_attention: Float[np.ndarray, "layer head to from"]
+    graph_attention: Float[np.ndarray, "2 head kinds kinds"]
+    window_attention: Float[np.ndarray, "2 windows windows"]
+    temporal_attention: Float[np.ndarray, "layer one 3 3"]
     effects: tuple[Effect, ...]
 
 

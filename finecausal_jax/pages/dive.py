@@ -14,6 +14,7 @@ from typing import Any
 import markupsafe
 import numpy as np
 from jaxtyping import Bool, UInt8
+from matplotlib.colors import LinearSegmentedColormap
 from PIL import Image
 
 from finecausal_jax.explain.explanation import Explanation
@@ -23,6 +24,8 @@ from finecausal_jax.scoring.new_dive import NewScore
 
 STAGE_COLOURS = ("#2f7fd0", "#c9822b", "#2e9a62")  # forward, twist, entry
 _STRIP = 9  # frames of the film strip
+# Its middle is passed through quickly: neither black nor white is read on it.
+_MAP = LinearSegmentedColormap.from_list("weight", ["#f4f8fc", "#a9cfee", "#1c6cb0", "#08407a"])
 _OUTLINE = np.array([255, 70, 60], np.uint8)
 
 
@@ -220,15 +223,15 @@ def _build_up(result: NewScore, explanation: Explanation) -> markupsafe.Markup:
 
 
 def _heat(axes: Any, values: np.ndarray, labels: Sequence[str], title: str) -> None:
-    axes.imshow(values, cmap="Blues", vmin=0, vmax=max(1e-6, float(values.max())))
+    axes.imshow(values, cmap=_MAP, vmin=0, vmax=max(1e-6, float(values.max())))
     axes.set_title(title, fontsize=9)
     axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right")
     axes.set_yticks(range(len(labels)), labels)
     html.style_axes(axes)
     if len(labels) <= 4:
         for (row, column), value in np.ndenumerate(values):
-            pale = value > 0.6 * values.max()
-            colour = "white" if pale else "#30383f"
+            dark = value > 0.55 * values.max()
+            colour = "white" if dark else "#20262b"
             axes.text(
                 column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour
             )
@@ -269,7 +272,7 @@ def _windows(explanation: Explanation) -> markupsafe.Markup | None:
     each = size // len(explanation.node_kinds)
     for layer, axes in enumerate(figure.subplots(1, 2)):
         values = explanation.window_attention[layer]
-        axes.imshow(values, cmap="Blues", vmin=0, vmax=float(values.max()))
+        axes.imshow(values, cmap=_MAP, vmin=0, vmax=float(values.max()))
         axes.set_title(f"layer {layer + 1}", fontsize=9)
         middles = [each * k + (each - 1) / 2 for k in range(len(explanation.node_kinds))]
         axes.set_xticks(middles, explanation.node_kinds, rotation=40, ha="right")
