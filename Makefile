@@ -39,6 +39,8 @@ demo: setup      ## render a few dives and score them with the weights that come
 	$(BIN)/python launch.py build $(FEW) --overwrite
 	$(BIN)/python launch.py evaluate $(FEW) --weights=rendered --workdir=runs/demo --masks \
 	  --truth=data/rendered_few
+	$(BIN)/python launch.py explain $(FEW) --weights=rendered --workdir=runs/demo \
+	  --truth=data/rendered_few
 
 demo-train: setup  ## train a small network from nothing on rendered dives, and score others with it
 	$(BIN)/python launch.py render --config=configs/demo.py

@@ -23,16 +23,8 @@ from finecausal_jax.runtime.errors import InputError
 if TYPE_CHECKING:
     from finecausal_jax.data.clips import Clip
     from finecausal_jax.data.video_files import Part
-    from finecausal_jax.explain.explanation import Seen
-    from finecausal_jax.pages.dive import Shown
-    from finecausal_jax.scoring.new_dive import NewScore
-    from finecausal_jax.scoring.scorer import Scorer
-    from finecausal_jax.settings import Settings
 
 NEEDS_CONFIG = True
-MEANINGLESS = (
-    "These weights were trained on rendered dives: of a real dive this score means nothing."
-)
 
 
 def define_flags() -> None:
@@ -58,12 +50,11 @@ def define_flags() -> None:
 
 def run(flags: Any) -> int:
     """Scores; returns the exit code."""
-    from finecausal_jax.explain import explanation
-    from finecausal_jax.pages import dive as page
+    from finecausal_jax.commands import _dive_pages
     from finecausal_jax.runtime.compilation_cache import use_compilation_cache
     from finecausal_jax.runtime.layout import make_layout
-    from finecausal_jax.scoring import bank, new_dive, new_dive_report
-    from finecausal_jax.scoring.protocol import Choice
+    from finecausal_jax.scoring import bank, new_dive_report
+    from finecausal_jax.scoring.new_dive import Announced
     from finecausal_jax.settings import read, things
 
     part = _part(flags)
@@ -71,44 +62,27 @@ def run(flags: Any) -> int:
         if getattr(flags, name) is None:
             raise InputError(f"score needs --{name}: see `launch.py score --help`")
     settings, folder = read(flags.config), pathlib.Path(flags.workdir)
+    # Before the network: what is wrong with the video is said at once.
+    clip, times = _read(flags.video, part, things.make_preprocessing(settings).resize)
+    dive = Announced(clip, flags.dive_number, flags.difficulty)
     use_compilation_cache(settings.train.compilation_cache, folder)
     layout = make_layout()
-    sides = things.open_dives(settings)
-    # Before the network: what is wrong with the video is said at once.
-    resize = things.make_preprocessing(settings).resize
-    clip, times = _read(flags.video, part, resize)
-    dive = new_dive.Announced(clip, flags.dive_number, flags.difficulty)
+    train = things.open_dives(settings)["train"]
     trained = things.load_trained(settings, folder, flags.checkpoint, flags.weights, layout)
     scorer = things.make_scorer(settings, trained.variables, layout)
     known = {}
     if flags.bank:
-        train = {"train": sides["train"]}
-        known = dict(bank.load_bank(flags.bank, bank.make_fingerprint(scorer, train)))
-    seen = explanation.see(scorer, clip)
-    known[clip.key] = seen.encoding
-    choice = Choice(settings.evaluate.exemplars, settings.seed)
-    chosen = new_dive.choose_exemplars(flags.dive_number, clip.key, sides["train"].infos, choice)
-    missing = [row for row in chosen.rows if sides["train"].infos[row].key not in known]
-    known.update(scorer.encode(sides["train"], missing, "exemplars"))
-    result = new_dive.score_new(scorer, dive, sides["train"], choice, known)
-    keys = [info.key for info in result.exemplars]
-    why = explanation.explain(scorer, seen.encoding, keys, known)
-    warnings = [MEANINGLESS] if "rendered" in settings.data_name else []
-    warnings += new_dive_report.warnings_of(result)
-    report = new_dive_report.to_json(result, flags.video, times, warnings)
-    report["effects"] = {one.name: [one.mean, one.spread] for one in why.effects}
-    new_dive_report.print_score(report)
-    table = new_dive_report.write_json(report, folder / "score.json")
-    shown = _shown(settings, scorer, part, flags.video, seen, result, sides["train"])
-    written = page.write_page(
-        folder / "score.html",
-        result,
-        why,
+        known = bank.load_bank(flags.bank, bank.make_fingerprint(scorer, {"train": train}))
+    page = folder / "score.html"
+    report = _dive_pages.Reporter(settings, scorer, train, known).report(
+        dive,
+        page,
         name=pathlib.Path(flags.video).name,
-        warnings=warnings,
-        shown=shown,
+        warnings=_dive_pages.warnings_for(settings),
+        times=times,
     )
-    print(f"scored by {trained.name}. Look at {written}; all in {table}")
+    new_dive_report.print_score(report)
+    print(f"scored by {trained.name}. Look at {page}; all in {page.with_suffix('.json')}")
     return 0
 
 
@@ -143,45 +117,3 @@ def _read(video: str, part: "Part", resize: Any) -> "tuple[Clip, list[float] | N
             "the frames of the dive alone"
         )
     return read_folder(path), None
-
-
-def _shown(
-    settings: "Settings",
-    scorer: "Scorer",
-    part: "Part",
-    video: str,
-    seen: "Seen",
-    result: "NewScore",
-    train: Any,
-) -> "list[Shown]":
-    """What the network saw of the dive, and of the exemplar nearest to the mean vote."""
-    import numpy as np
-
-    from finecausal_jax.data.preprocessing import evaluation_video
-    from finecausal_jax.pages.dive import Shown, enlarged, outlined
-    from finecausal_jax.scoring import metrics
-
-    def stages(cuts: Any, rows: Any) -> "list[tuple[int, int]]":
-        """Of the frames that are shown, from those of the clip."""
-        at = [int(np.searchsorted(rows, cut)) for cut in cuts]
-        ends = [0, *(min(max(one, 1), len(rows) - 2) for one in at), len(rows) - 1]
-        return [(ends[k], max(ends[k + 1], ends[k])) for k in range(3)]
-
-    frames = outlined(seen.frames, seen.mask > metrics.LOGIT_THRESHOLD)
-    cuts = [result.stages[1][0], result.stages[2][0]]
-    shown = [Shown("This dive, as the network sees it", enlarged(frames), stages(cuts, seen.rows))]
-    if settings.evaluate.thumbnails:
-        nearest = int(np.argmin(np.abs(result.votes - np.mean(result.votes))))
-        info = result.exemplars[nearest]
-        dive = train[train.keys.index(info.key)]
-        prepared = evaluation_video(dive.clip, scorer.preprocessing)
-        covered = len(seen.frames)
-        cuts = info.transitions(prepared.rows)  # frames of those that were sampled
-        shown.append(
-            Shown(
-                f"Exemplar {info.index} of {info.competition}: {info.score:.2f} points",
-                enlarged(prepared.frames[:covered]),
-                stages(cuts, np.arange(covered)),
-            )
-        )
-    return shown
