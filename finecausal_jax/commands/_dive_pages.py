@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from finecausal_jax.data.dives import Dive
 from finecausal_jax.data.preprocessing import evaluation_video
 from finecausal_jax.data.sources import Dives
-from finecausal_jax.explain import explanation
-from finecausal_jax.explain.explanation import Seen
+from finecausal_jax.explain import explanation, pixels
+from finecausal_jax.explain.explanation import Explanation, Seen
 from finecausal_jax.pages import dive as page
 from finecausal_jax.pages.dive import Shown
+from finecausal_jax.runtime.progress import progress
 from finecausal_jax.scoring import metrics, new_dive, new_dive_report
 from finecausal_jax.scoring.features import Encoding, Key
 from finecausal_jax.scoring.new_dive import Announced, NewScore
@@ -36,12 +38,14 @@ class Reporter:
       scorer: what scores.
       train: dives whose scores are known.
       known: encodings at hand, such as a bank's.
+      pixels: whether to intervene on pixels too, each a pass through the encoder.
     """
 
     settings: Settings
     scorer: Scorer
     train: Dives
     known: Mapping[Key, Encoding] = dataclasses.field(default_factory=dict)
+    pixels: bool = True
 
     def report(
         self,
@@ -79,25 +83,54 @@ class Reporter:
         why = explanation.explain(self.scorer, seen.encoding, keys, known)
         said = [*warnings, *new_dive_report.warnings_of(result)]
         report = new_dive_report.to_json(result, name, times, said)
+        best = max(result.exemplars, key=lambda info: info.completeness)
+        other = self.train[self.train.keys.index(best.key)]
+        if self.pixels:
+            why = self._with_pixels(why, seen, result, other, known)
         report["effects"] = {one.name: [one.mean, one.spread] for one in why.effects}
         shown = [_own(seen, result)]
         if self.settings.evaluate.thumbnails:
-            shown.append(self._exemplar(seen, result))
+            shown.append(self._exemplar(other))
         page.write_page(path, result, why, name=name, warnings=said, shown=shown, truth=truth)
         new_dive_report.write_json(report, path.with_suffix(".json"))
         return report
 
-    def _exemplar(self, seen: Seen, result: NewScore) -> Shown:
-        """The exemplar whose vote is nearest to the mean."""
-        nearest = int(np.argmin(np.abs(result.votes - np.mean(result.votes))))
-        info = result.exemplars[nearest]
-        video = evaluation_video(
-            self.train[self.train.keys.index(info.key)].clip, self.scorer.preprocessing
-        )
-        covered = len(seen.frames)
-        stages = _stages(info.transitions(video.rows), covered)
+    def _with_pixels(
+        self,
+        why: Explanation,
+        seen: Seen,
+        result: NewScore,
+        other: Dive,
+        known: Mapping[Key, Encoding],
+    ) -> Explanation:
+        """The same with effects of interventions on pixels, some taken from one exemplar."""
+        theirs = explanation.see(self.scorer, other.clip)
+        cuts = [
+            (ends[0][1], ends[1][1])
+            for ends in (
+                _own_stages(seen, result),
+                _stages(other.info.transitions(theirs.rows), len(theirs.frames)),
+            )
+        ]
+        changed = pixels.edits(pixels.pixels_of(seen, cuts[0]), pixels.pixels_of(theirs, cuts[1]))
+        keys = [info.key for info in result.exemplars]
+        with progress(len(changed), "interventions on pixels", "videos") as bar:
+            effects = []
+            for name, frames in changed.items():
+                effects += pixels.effects_of(
+                    self.scorer, {name: frames}, seen.encoding, keys, known
+                )
+                bar.update(1)
+        effects = [dataclasses.replace(one, name=f"pixels, {one.name}") for one in effects]
+        return dataclasses.replace(why, effects=(*why.effects, *effects))
+
+    def _exemplar(self, other: Dive) -> Shown:
+        """An exemplar, to be shown beside the dive."""
+        info = other.info
+        video = evaluation_video(other.clip, self.scorer.preprocessing)
+        stages = _stages(info.transitions(video.rows), len(video.frames))
         title = f"Exemplar {info.index} of {info.competition}: {info.score:.2f} points"
-        return Shown(title, page.enlarged(video.frames[:covered]), stages)
+        return Shown(title, page.enlarged(video.frames), stages)
 
 
 def warnings_for(settings: Settings) -> list[str]:
@@ -107,9 +140,14 @@ def warnings_for(settings: Settings) -> list[str]:
 
 def _own(seen: Seen, result: NewScore) -> Shown:
     frames = page.outlined(seen.frames, seen.mask > metrics.LOGIT_THRESHOLD)
-    cuts = np.searchsorted(seen.rows, [result.stages[1][0], result.stages[2][0]])
-    stages = _stages(cuts, len(frames))
+    stages = _own_stages(seen, result)
     return Shown("This dive, as the network sees it", page.enlarged(frames), stages)
+
+
+def _own_stages(seen: Seen, result: NewScore) -> list[tuple[int, int]]:
+    """The stages of a scored dive, among the frames that were sampled."""
+    cuts = np.searchsorted(seen.rows, [result.stages[1][0], result.stages[2][0]])
+    return _stages(cuts, len(seen.frames))
 
 
 def _stages(cuts: Any, count: int) -> list[tuple[int, int]]:

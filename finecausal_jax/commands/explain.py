@@ -1,6 +1,6 @@
 """Show why test dives are scored as they are: a page each, and a page that leads to them.
 
-Each page has the dive beside an exemplar, what the score is made of, attention, and what
+Each page has the dive beside its best exemplar, what the score is made of, attention, and what
 interventions on the network do to the score.
 
     python launch.py explain --config=configs/demo.py --workdir=runs/demo_train \\
@@ -36,6 +36,12 @@ def define_flags() -> None:
         "checkpoint", "best", "Which checkpoint of --workdir: best, latest or a step."
     )
     define_weights()
+    flags.DEFINE_bool(
+        "pixels",
+        True,
+        "Intervene on pixels too: the diver, the rest, the splash, a stage. Nine more videos to "
+        "encode.",
+    )
     flags.DEFINE_string(
         "bank", None, "Folder of a bank of features made from the same checkpoint and data."
     )
@@ -73,7 +79,7 @@ def run(flags: Any) -> int:
     known = {}
     if flags.bank:
         known = bank.load_bank(flags.bank, bank.make_fingerprint(scorer, {"train": train}))
-    reporter = _dive_pages.Reporter(settings, scorer, train, known)
+    reporter = _dive_pages.Reporter(settings, scorer, train, known, flags.pixels)
     entries = []
     for row, why in chosen:
         info = test.infos[row]

@@ -43,6 +43,12 @@ def define_flags() -> None:
         "checkpoint", "best", "Which checkpoint of --workdir: best, latest or a step."
     )
     define_weights()
+    flags.DEFINE_bool(
+        "pixels",
+        True,
+        "Intervene on pixels too: the diver, the rest, the splash, a stage. Nine more videos to "
+        "encode.",
+    )
     flags.DEFINE_string(
         "bank", None, "Folder of a bank of features made from the same checkpoint and data."
     )
@@ -74,7 +80,7 @@ def run(flags: Any) -> int:
     if flags.bank:
         known = bank.load_bank(flags.bank, bank.make_fingerprint(scorer, {"train": train}))
     page = folder / "score.html"
-    report = _dive_pages.Reporter(settings, scorer, train, known).report(
+    report = _dive_pages.Reporter(settings, scorer, train, known, flags.pixels).report(
         dive,
         page,
         name=pathlib.Path(flags.video).name,

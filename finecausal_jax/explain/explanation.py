@@ -32,9 +32,10 @@ class Seen:
 
     Attributes:
       encoding: its features.
-      frames: uint8 [t, h, w, 3], the sampled and cut frames that a window covers.
+      frames: uint8 [t, h, w, 3], the sampled and cut frames.
       rows: int64 [t], which of the clip's frames they are.
-      mask: float32 [t, h, w], logits of the predicted mask; where windows overlap, the earlier's.
+      mask: float32 [t, h, w], logits of the predicted mask; where windows overlap, the earlier's,
+        and of a frame that none covers, those of the nearest one before.
     """
 
     encoding: Encoding
@@ -77,14 +78,17 @@ def see(scorer: Scorer, clip: Clip) -> Seen:
       InputError: it cannot be decoded.
     """
     video = preprocessing.evaluation_video(clip, scorer.preprocessing)
-    features, fused = jax.device_get(_encode(scorer.model, scorer.variables, video.frames[None]))
+    features, fused = jax.device_get(
+        encode_frames(scorer.model, scorer.variables, video.frames[None])
+    )
     windows, length = fused.shape[1:3]
     stride = scorer.model.window_stride
     place = {w * stride + f: (w, f) for w in reversed(range(windows)) for f in range(length)}
-    frames = sorted(place)
-    window, offset = np.array([place[frame] for frame in frames]).T
+    last = (0, 0)
+    shown = [last := place.get(frame, last) for frame in range(len(video.frames))]
+    window, offset = np.array(shown).T
     encoding = Encoding(jax.tree.map(lambda x: x[0], features), None, None)
-    return Seen(encoding, video.frames[frames], video.rows[frames], fused[0, window, offset])
+    return Seen(encoding, video.frames, video.rows, fused[0, window, offset])
 
 
 def explain(
@@ -128,7 +132,8 @@ def explain(
 
 
 @functools.partial(jax.jit, static_argnames=("model",))
-def _encode(model: Any, variables: Any, frames: Any) -> tuple[Any, Any]:
+def encode_frames(model: Any, variables: Any, frames: Any) -> tuple[Any, Any]:
+    """Features without mask logits, and the fused map [v, n, f, h, w], of uint8 [v, t, h, w, 3]."""
     features = model.apply(variables, preprocessing.normalize(frames), method="encode")
     return features.replace(mask_logits=None), features.mask_logits[-1]
 
