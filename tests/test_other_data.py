@@ -22,9 +22,9 @@ from finecausal_jax.explain import explanation, pixels
 from finecausal_jax.scoring.new_dive import Announced, score_new
 from finecausal_jax.scoring.protocol import Choice
 from tests.data import videos
+from tfds_finecausal import rendered
 from tfds_finecausal.annotations import Folders
 from tfds_finecausal.building import build_dataset
-from tfds_finecausal import rendered
 from tfds_finecausal.rendered import render_release
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -155,9 +155,8 @@ def test_a_planted_fault_of_the_entry_is_mended_by_an_entry_without(tmp_path):
         for splash in (0.0, 1.0):  # the same dive, but for its splash
             execution = dataclasses.replace(plan.execution, splash=splash)
             pictures = rendered.draw_dive(dataclasses.replace(plan, execution=execution), settings)
-            frames = np.asarray(pictures.frames)
-            encoded = tuple(_png(image) for image in frames)
-            clip = Clip(("dive", len(seen)), np.arange(len(frames)), encoded)
+            encoded = tuple(_png(np.asarray(picture.frame)) for picture in pictures)
+            clip = Clip(("dive", len(seen)), np.arange(len(encoded)), encoded)
             seen.append(explanation.see(scorer, clip))
             stages = plan.timeline.stages
             cuts.append(

@@ -12,6 +12,14 @@ Writes into --workdir: score.json, and score.html, a page that needs no other fi
 an exemplar, what the score is made of, attention, and what interventions on the network do to it.
 With --bank=DIR the exemplars' features come from what `launch.py bank` wrote there, and it is said
 whether the video is unlike all of them.
+
+Many videos, without pages: --list=FILE.csv has a header and a line a video, with the columns video,
+dive_number, difficulty, and if wanted start and end. The results go into scores.csv; a video that
+cannot be scored has an error there. The same command goes on where it was stopped, and any number
+of processes may run it on one --workdir:
+
+    python launch.py score --config=configs/rendered.py:few --weights=rendered --workdir=runs/many \
+        --list=dives.csv
 """
 
 import pathlib
@@ -28,10 +36,11 @@ NEEDS_CONFIG = True
 
 
 def define_flags() -> None:
-    """Defines --video, what is announced of the dive, which part of the video it is, and --bank."""
+    """Defines --video or --list, what is announced, which part of the video it is, and --bank."""
     from absl import flags
 
     flags.DEFINE_string("video", None, "A video file, or a folder of frames (JPEG or PNG).")
+    flags.DEFINE_string("list", None, "A CSV list of videos to score, in place of --video.")
     flags.DEFINE_string("dive_number", None, "Of the dive, as announced, such as 407c.")
     flags.DEFINE_float("difficulty", None, "Degree of difficulty, as announced, 1.0 to 5.0.")
     flags.DEFINE_float("start", None, "Where the dive begins, seconds from the video's beginning.")
@@ -56,10 +65,11 @@ def define_flags() -> None:
 
 def run(flags: Any) -> int:
     """Scores; returns the exit code."""
+    if flags.list:
+        return _score_list(flags)
     from finecausal_jax.commands import _dive_pages
     from finecausal_jax.runtime.compilation_cache import use_compilation_cache
-    from finecausal_jax.runtime.layout import make_layout
-    from finecausal_jax.scoring import bank, new_dive_report
+    from finecausal_jax.scoring import new_dive_report
     from finecausal_jax.scoring.new_dive import Announced
     from finecausal_jax.settings import read, things
 
@@ -72,13 +82,7 @@ def run(flags: Any) -> int:
     clip, times = _read(flags.video, part, things.make_preprocessing(settings).resize)
     dive = Announced(clip, flags.dive_number, flags.difficulty)
     use_compilation_cache(settings.train.compilation_cache, folder)
-    layout = make_layout()
-    train = things.open_dives(settings)["train"]
-    trained = things.load_trained(settings, folder, flags.checkpoint, flags.weights, layout)
-    scorer = things.make_scorer(settings, trained.variables, layout)
-    known = {}
-    if flags.bank:
-        known = bank.load_bank(flags.bank, bank.make_fingerprint(scorer, {"train": train}))
+    trained, scorer, train, known = _scorer(flags, settings, folder)
     page = folder / "score.html"
     report = _dive_pages.Reporter(settings, scorer, train, known, flags.pixels).report(
         dive,
@@ -90,6 +94,57 @@ def run(flags: Any) -> int:
     new_dive_report.print_score(report)
     print(f"scored by {trained.name}. Look at {page}; all in {page.with_suffix('.json')}")
     return 0
+
+
+def _score_list(flags: Any) -> int:
+    """Scores the videos of a list."""
+    import json
+
+    from finecausal_jax.runtime.compilation_cache import use_compilation_cache
+    from finecausal_jax.scoring import bulk
+    from finecausal_jax.scoring.bank import make_fingerprint
+    from finecausal_jax.scoring.protocol import Choice
+    from finecausal_jax.settings import read, things
+
+    alone = [name for name in ("video", "dive_number", "difficulty") if getattr(flags, name)]
+    if alone or not flags.workdir:
+        raise InputError(
+            f"--list is in place of --{alone[0]}: leave one of the two out"
+            if alone
+            else "score needs --workdir: see `launch.py score --help`"
+        )
+    requests = bulk.read_requests(flags.list)
+    settings, folder = read(flags.config), pathlib.Path(flags.workdir)
+    use_compilation_cache(settings.train.compilation_cache, folder)
+    _, scorer, train, known = _scorer(flags, settings, folder)
+    resize = things.make_preprocessing(settings).resize
+    choice = Choice(settings.evaluate.exemplars, settings.seed)
+    made_with = json.dumps([make_fingerprint(scorer, {"train": train}), vars(choice)])
+    work = bulk.Bulk(
+        scorer, train, choice, known, lambda video, part: _read(video, part, resize)[0], made_with
+    )
+    scores = work.run(requests, folder)
+    if scores is None:
+        print(f"scored what nobody else was at; other processes are still at work in {folder}")
+    else:
+        print(f"scored {len(requests)} videos: {scores}")
+    return 0
+
+
+def _scorer(flags: Any, settings: Any, folder: pathlib.Path) -> tuple[Any, Any, Any, dict]:
+    """The trained network, what scores with it, the exemplars' source, and the bank's features."""
+    from finecausal_jax.runtime.layout import make_layout
+    from finecausal_jax.scoring import bank
+    from finecausal_jax.settings import things
+
+    layout = make_layout()
+    train = things.open_dives(settings)["train"]
+    trained = things.load_trained(settings, folder, flags.checkpoint, flags.weights, layout)
+    scorer = things.make_scorer(settings, trained.variables, layout)
+    known = {}
+    if flags.bank:
+        known = bank.load_bank(flags.bank, bank.make_fingerprint(scorer, {"train": train}))
+    return trained, scorer, train, known
 
 
 def _part(flags: Any) -> "Part":

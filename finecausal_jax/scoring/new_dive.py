@@ -131,7 +131,7 @@ def choose_exemplars(
 
     Args:
       dive_number: of the new dive.
-      key: its name; fixes which dives are chosen where there are more than enough.
+      key: its name, whose first part fixes which dives are chosen where there are more than enough.
       infos: dives whose scores are known.
       choice: how many, and a seed.
 
@@ -150,7 +150,7 @@ def choose_exemplars(
         numbers = sorted(number for number, apart in near.items() if apart == least)
     rows = [row for number in numbers for row in by_number[number]]
     ranked = sorted(
-        rows, key=lambda row: seeding.digest("new dive", choice.seed, key, infos[row].key)
+        rows, key=lambda row: seeding.digest("new dive", choice.seed, key[0], infos[row].key)
     )
     return Exemplars(tuple(ranked[: choice.exemplars]), tuple(numbers), numbers == [dive_number])
 
