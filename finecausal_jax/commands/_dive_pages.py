@@ -133,9 +133,9 @@ class Reporter:
         return Shown(title, page.enlarged(video.frames), stages)
 
 
-def warnings_for(settings: Settings) -> list[str]:
-    """What is to be said of every score of an own video under these settings."""
-    return [MEANINGLESS] if "rendered" in settings.data_name else []
+def warnings_for(data_name: str) -> list[str]:
+    """What is to be said of every score of an own video by weights that were trained on this."""
+    return [MEANINGLESS] if "rendered" in data_name else []
 
 
 def _own(seen: Seen, result: NewScore) -> Shown:

@@ -88,7 +88,7 @@ def run(flags: Any) -> int:
         dive,
         page,
         name=pathlib.Path(flags.video).name,
-        warnings=_dive_pages.warnings_for(settings),
+        warnings=_dive_pages.warnings_for(trained.data_name),
         times=times,
     )
     new_dive_report.print_score(report)
@@ -100,6 +100,7 @@ def _score_list(flags: Any) -> int:
     """Scores the videos of a list."""
     import json
 
+    from finecausal_jax.commands import _dive_pages
     from finecausal_jax.runtime.compilation_cache import use_compilation_cache
     from finecausal_jax.scoring import bulk
     from finecausal_jax.scoring.bank import make_fingerprint
@@ -116,12 +117,19 @@ def _score_list(flags: Any) -> int:
     requests = bulk.read_requests(flags.list)
     settings, folder = read(flags.config), pathlib.Path(flags.workdir)
     use_compilation_cache(settings.train.compilation_cache, folder)
-    _, scorer, train, known = _scorer(flags, settings, folder)
+    trained, scorer, train, known = _scorer(flags, settings, folder)
     resize = things.make_preprocessing(settings).resize
     choice = Choice(settings.evaluate.exemplars, settings.seed)
     made_with = json.dumps([make_fingerprint(scorer, {"train": train}), vars(choice)])
+    warning = " ".join(_dive_pages.warnings_for(trained.data_name))
     work = bulk.Bulk(
-        scorer, train, choice, known, lambda video, part: _read(video, part, resize)[0], made_with
+        scorer,
+        train,
+        choice,
+        known,
+        lambda video, part: _read(video, part, resize)[0],
+        made_with,
+        warning,
     )
     scores = work.run(requests, folder)
     if scores is None:

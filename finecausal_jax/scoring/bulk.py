@@ -131,6 +131,7 @@ class Bulk:
       known: their encodings; those that are missing are made when they are needed.
       read: gives the clip of a video's part, and raises InputError where it cannot be read.
       made_with: tells results of other weights or settings apart.
+      warning: what is to be said of every score.
       shard_size: videos a shard.
     """
 
@@ -140,6 +141,7 @@ class Bulk:
     known: dict[Key, Encoding]
     read: Callable[[str, Part], Clip]
     made_with: str = ""
+    warning: str = ""
     shard_size: int = 16
 
     def run(self, requests: Sequence[Request], folder: pathlib.Path) -> pathlib.Path | None:
@@ -240,9 +242,10 @@ class Bulk:
                 "completeness": scored.completeness,
                 "spread": scored.spread,
                 "exemplars": len(scored.votes),
-                "warning": " ".join(
+                "warning": "; ".join(
                     text
                     for text, is_so in (
+                        (self.warning, bool(self.warning)),
                         ("no exemplars of its dive number", not scored.is_own_number),
                         ("unlike the bank", scored.is_far),
                     )

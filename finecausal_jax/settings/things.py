@@ -59,11 +59,14 @@ class Trained(NamedTuple):
       variables: {"params", "batch_stats"}, where they belong.
       step: micro-batches of its training; None where nobody noted them.
       name: what messages call it.
+      data_name: what it was trained on, such as "rendered data"; where nobody noted it, what the
+        settings at hand say.
     """
 
     variables: Any
     step: int | None
     name: str
+    data_name: str
 
 
 def make_model(settings: Settings) -> FineCausal:
@@ -217,14 +220,17 @@ def load_trained(
     """
     if not weights:
         step, variables = load_network(settings, workdir, which, layout)
-        return Trained(variables, step, f"the checkpoint of step {step}")
+        begun_with = saved_settings(workdir) or settings
+        return Trained(variables, step, f"the checkpoint of step {step}", begun_with.data_name)
     # First, since shapes that do not fit would not say which keys of the config to change.
     saved = weight_files.describe(weights).get("settings")
+    begun_with = settings
     if saved is not None:
-        where = f"config.json of the weights {weights}"
-        refuse_other_settings(f"weights {weights}", configs.from_tree(saved, where), settings)
+        begun_with = configs.from_tree(saved, f"config.json of the weights {weights}")
+        refuse_other_settings(f"weights {weights}", begun_with, settings)
     read = weight_files.load(weights, make_model(settings))
-    return Trained(layout.place(read.variables), read.step, f"the weights {weights}")
+    variables, name = layout.place(read.variables), f"the weights {weights}"
+    return Trained(variables, read.step, name, begun_with.data_name)
 
 
 def make_scorer(settings: Settings, variables: Any, layout: Layout) -> Scorer:
