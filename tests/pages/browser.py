@@ -1,9 +1,15 @@
-"""A real browser for pages, and what is asked of each page in it."""
+"""A real browser for pages, and what is asked of each page in it.
+
+python -m tests.pages.browser runs/demo/gallery.html runs/demo/dives/*.html
+"""
 
 import contextlib
 import importlib.util
 import pathlib
 import shutil
+import sys
+
+import pytest
 
 CHROMIUM = shutil.which("chromium")
 MISSING = "no chromium, or no playwright: pages are not looked at in a browser"
@@ -14,6 +20,11 @@ def is_there():
     return CHROMIUM is not None and all(
         importlib.util.find_spec(name) for name in ("playwright", "axe_playwright_python")
     )
+
+
+def in_browser(test):
+    """Marks a test that looks at a page; left out, and counted, where there is no browser."""
+    return pytest.mark.browser(pytest.mark.skipif(not is_there(), reason=MISSING)(test))
 
 
 @contextlib.contextmanager
@@ -109,3 +120,21 @@ def _violations(page):
 def _axe():
     spec = importlib.util.find_spec("axe_playwright_python")
     return pathlib.Path(spec.origin).with_name("axe.min.js")
+
+
+def main(paths):
+    """Prints what is wrong with pages; returns 1 where anything is."""
+    if not is_there():
+        print(MISSING)
+        return 0
+    wrong = 0
+    with opened() as browser:
+        for path in map(pathlib.Path, paths):
+            found = complaints(browser, path.absolute())
+            wrong += len(found)
+            print(f"{path}: {'nothing wrong' if not found else '; '.join(found)}")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -15,6 +15,7 @@ from finecausal_jax.scoring.new_dive import NewScore
 from finecausal_jax.scoring.scorer import Score
 from tests.data import videos
 from tests.pages import browser
+from tests.pages.browser import in_browser
 
 HOSTILE = "<script>alert(1)</script>.mp4"
 STAGES = ((0, 6), (6, 14), (14, 23))
@@ -142,7 +143,7 @@ def test_the_border_of_a_mask_is_drawn():
     assert drawn.sum() == 12 and not drawn[2:4, 2:4].any()
 
 
-@pytest.mark.browser
+@in_browser
 def test_a_browser_finds_nothing_wrong_and_both_videos_play(page):
     stages = "[...document.querySelectorAll('video')].map(one => JSON.parse(one.dataset.stages))"
     times = "[...document.querySelectorAll('video')].map(one => one.currentTime)"

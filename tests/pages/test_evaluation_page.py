@@ -11,6 +11,7 @@ from finecausal_jax.scoring.assessment import assess
 from finecausal_jax.scoring.conformal import calibrate
 from finecausal_jax.scoring.intervals import Bootstrap
 from tests.pages import browser
+from tests.pages.browser import in_browser
 from tests.scoring.simulated import predictions_of, simulate
 
 HOSTILE = "<script>alert(1)</script> & 'Cup'"
@@ -92,13 +93,13 @@ def test_the_sentence_to_quote(assessed):
     assert text.endswith(".") and "nan" not in text
 
 
-@pytest.mark.browser
+@in_browser
 def test_a_browser_finds_nothing_wrong(page):
     with browser.opened() as opened:
         assert browser.complaints(opened, page) == []
 
 
-@pytest.mark.browser
+@in_browser
 def test_the_browser_would_find_faults(tmp_path):
     faulty = tmp_path / "faulty.html"
     faulty.write_text(

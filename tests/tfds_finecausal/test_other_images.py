@@ -31,7 +31,7 @@ def images(folder):
 
 def as_videos(release, codec="ffv1", pixels="bgr0", suffix=".mkv"):
     """Puts a video in the place of some folders of frames; each takes a process to decode."""
-    for folder in folders(release, "FineDiving")[:4]:
+    for folder in folders(release, "FineDiving")[:1]:
         path = folder.with_name(folder.name + suffix)
         videos.write(path, np.stack(images(folder)), codec, pixels)
         shutil.rmtree(folder)
