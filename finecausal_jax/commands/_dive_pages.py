@@ -18,6 +18,7 @@ from finecausal_jax.pages import dive as page
 from finecausal_jax.pages.dive import Shown
 from finecausal_jax.runtime.progress import progress
 from finecausal_jax.scoring import metrics, new_dive, new_dive_report
+from finecausal_jax.scoring.conformal import Calibration
 from finecausal_jax.scoring.features import Encoding, Key
 from finecausal_jax.scoring.new_dive import Announced, NewScore
 from finecausal_jax.scoring.protocol import Choice
@@ -56,6 +57,7 @@ class Reporter:
         warnings: Sequence[str] = (),
         times: Sequence[float] | None = None,
         truth: Sequence[tuple[str, float]] = (),
+        calibration: Calibration | None = None,
     ) -> dict[str, Any]:
         """Writes a dive's page, and its result beside it as JSON.
 
@@ -66,6 +68,7 @@ class Reporter:
           warnings: what makes the score doubtful from the start.
           times: when the clip's frames are shown, seconds.
           truth: of a rendered dive, its aspects and their quality.
+          calibration: how wide the score's interval is.
 
         Returns:
           What the JSON file holds.
@@ -81,6 +84,10 @@ class Reporter:
         result = new_dive.score_new(self.scorer, dive, self.train, choice, known)
         keys = [info.key for info in result.exemplars]
         why = explanation.explain(self.scorer, seen.encoding, keys, known)
+        if calibration is not None:
+            half = calibration.half_width(dive.dive_number, dive.difficulty)
+            interval = (result.score - half, result.score + half, calibration.level)
+            result = dataclasses.replace(result, interval=interval)
         said = [*warnings, *new_dive_report.warnings_of(result)]
         report = new_dive_report.to_json(result, name, times, said)
         best = max(result.exemplars, key=lambda info: info.completeness)

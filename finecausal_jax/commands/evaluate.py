@@ -2,7 +2,8 @@
 
 Every test dive is compared with config.evaluate.exemplars training dives of its dive number.
 Prints tables and writes evaluation.html, a page that needs no other file, evaluation.json,
-evaluation.png and predictions.csv into --workdir, with --masks also evaluation_masks.png.
+evaluation.png and predictions.csv into --workdir, with --masks also evaluation_masks.png, and with
+config.data.calibration_dives calibration.json, for `score --calibration`.
 
     python launch.py evaluate --config=configs/demo.py --workdir=runs/demo_train
     python launch.py evaluate --config=configs/rendered.py:few --weights=rendered --workdir=runs/few
@@ -128,7 +129,15 @@ def _of_predictions(flags: Any, settings: "Settings", folder: pathlib.Path) -> i
 def _of_network(flags: Any, settings: "Settings", folder: pathlib.Path) -> int:
     from finecausal_jax.runtime.compilation_cache import use_compilation_cache
     from finecausal_jax.runtime.layout import make_layout
-    from finecausal_jax.scoring import assessment_report, bank, masks, predictions, report, truth
+    from finecausal_jax.scoring import (
+        assessment_report,
+        bank,
+        conformal,
+        masks,
+        predictions,
+        report,
+        truth,
+    )
     from finecausal_jax.settings import things
     from tfds_finecausal.rendered.truth import read_truth
 
@@ -159,6 +168,9 @@ def _of_network(flags: Any, settings: "Settings", folder: pathlib.Path) -> int:
             "FineCausal", result.calibration, sides["calibration"].infos
         )
     assessed = _assess(flags, settings, sides, given, calibration)
+    if calibration is not None:
+        learnt = conformal.calibrate(calibration, settings.evaluate.score_level)
+        conformal.write(learnt, folder / "calibration.json", trained.name)
     pictures = []
     if known is not None:
         result = dataclasses.replace(result, truth=truth.compare_with_truth(given, known))

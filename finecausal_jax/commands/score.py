@@ -49,6 +49,11 @@ def define_flags() -> None:
         "crop", None, "The part of the picture to look at: LEFT,TOP,WIDTH,HEIGHT in pixels."
     )
     flags.DEFINE_string(
+        "calibration",
+        None,
+        "calibration.json of an evaluation of the same weights: gives the score an interval.",
+    )
+    flags.DEFINE_string(
         "checkpoint", "best", "Which checkpoint of --workdir: best, latest or a step."
     )
     define_weights()
@@ -69,7 +74,7 @@ def run(flags: Any) -> int:
         return _score_list(flags)
     from finecausal_jax.commands import _dive_pages
     from finecausal_jax.runtime.compilation_cache import use_compilation_cache
-    from finecausal_jax.scoring import new_dive_report
+    from finecausal_jax.scoring import conformal, new_dive_report
     from finecausal_jax.scoring.new_dive import Announced
     from finecausal_jax.settings import read, things
 
@@ -83,6 +88,9 @@ def run(flags: Any) -> int:
     dive = Announced(clip, flags.dive_number, flags.difficulty)
     use_compilation_cache(settings.train.compilation_cache, folder)
     trained, scorer, train, known = _scorer(flags, settings, folder)
+    calibration = None
+    if flags.calibration:
+        calibration = conformal.read(flags.calibration, trained.name)
     page = folder / "score.html"
     report = _dive_pages.Reporter(settings, scorer, train, known, flags.pixels).report(
         dive,
@@ -90,6 +98,7 @@ def run(flags: Any) -> int:
         name=pathlib.Path(flags.video).name,
         warnings=_dive_pages.warnings_for(trained.data_name),
         times=times,
+        calibration=calibration,
     )
     new_dive_report.print_score(report)
     print(f"scored by {trained.name}. Look at {page}; all in {page.with_suffix('.json')}")

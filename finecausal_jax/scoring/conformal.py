@@ -10,7 +10,10 @@ that training never saw, nor for one's own videos: there it is a width to compar
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import os
+import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -18,6 +21,8 @@ from jaxtyping import Float
 
 from finecausal_jax.data.dives import DiveInfo
 from finecausal_jax.runtime.errors import InputError
+from finecausal_jax.runtime.files import write_atomically
+from finecausal_jax.runtime.json_files import not_expected, read_json
 from finecausal_jax.scoring.predictions import Predictions
 
 LEAST_IN_GROUP = 30  # calibration dives of a dive number, for a width of its own
@@ -41,19 +46,55 @@ class Calibration:
 
     def half_widths(self, infos: Sequence[DiveInfo]) -> Float[np.ndarray, " n"]:
         """Half the width of the score's interval of each dive, points."""
-        return np.array(
-            [
-                self.by_dive_number.get(one.dive_number, self.pooled) * one.difficulty
-                for one in infos
-            ],
-            np.float64,
-        )
+        widths = [self.half_width(one.dive_number, one.difficulty) for one in infos]
+        return np.array(widths, np.float64)
+
+    def half_width(self, dive_number: str, difficulty: float) -> float:
+        """Half the width of the score's interval of a dive of this number, points."""
+        return self.by_dive_number.get(dive_number, self.pooled) * difficulty
 
     def covered(self, predictions: Predictions) -> Float[np.ndarray, " n"]:
         """Whether each dive's interval holds its true score: 1 or 0."""
         off = np.abs(predictions.score - predictions.true_score)
         # A score that lies on the end is inside, however it was rounded.
         return (off <= self.half_widths(predictions.infos) + 1e-9).astype(np.float64)
+
+
+def write(calibration: Calibration, path: str | os.PathLike[str], scored_by: str) -> pathlib.Path:
+    """Writes a calibration as JSON, whole or not at all; returns the path.
+
+    Args:
+      calibration: what was learnt.
+      path: where it goes.
+      scored_by: what scored the dives, to tell calibrations of other weights apart.
+    """
+    content = {"scored_by": scored_by, **dataclasses.asdict(calibration)}
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    return write_atomically(path, lambda file: file.write_text(text))
+
+
+def read(path: str | os.PathLike[str], scored_by: str) -> Calibration:
+    """Reads what `write` wrote.
+
+    Raises:
+      InputError: it is no such file, or of other weights.
+    """
+    path = pathlib.Path(path)
+    mend = "make it with `launch.py evaluate` and config.data.calibration_dives"
+    expected = "a calibration of scores' intervals"
+    content = read_json(path, expected, mend)
+    try:
+        by = str(content["scored_by"])
+        groups = {str(name): float(one) for name, one in content["by_dive_number"].items()}
+        numbers = [float(content[name]) for name in ("level", "pooled")]
+        calibration = Calibration(numbers[0], int(content["dives"]), numbers[1], groups)
+        if not all(math.isfinite(one) for one in (*numbers, *groups.values())):
+            raise ValueError("a width is not finite")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise not_expected(path, expected, error, mend) from error
+    if by != scored_by:
+        raise InputError(f"{path} is of {by}, the score is of {scored_by}: {mend}")
+    return calibration
 
 
 def calibrate(

@@ -99,6 +99,8 @@ class NewScore:
       distance: to the nearest dive of the bank, over the distance that is called far; None
         without a bank.
       comparison: what it is made of.
+      interval: of the score, its ends in points and the share of dives that it was made for; None
+        without a calibration.
     """
 
     dive_number: str
@@ -112,6 +114,7 @@ class NewScore:
     stage_parts: Float[np.ndarray, " 3"]
     distance: float | None
     comparison: Score
+    interval: tuple[float, float, float] | None = None
 
     @property
     def spread(self) -> float:

@@ -66,6 +66,7 @@ def to_json(
             "score": result.score,
             "completeness": result.completeness,
             "spread": result.spread,
+            **_interval(result),
             "stages": {
                 stage: {**span(*ends), "part": result.stage_parts[place]}
                 for place, (stage, ends) in enumerate(zip(STAGES, result.stages, strict=True))
@@ -84,6 +85,13 @@ def to_json(
             "distance": result.distance,
         }
     )
+
+
+def _interval(result: NewScore) -> dict[str, Any]:
+    if result.interval is None:
+        return {}
+    low, high, level = result.interval
+    return {"interval": {"ends": [low, high], "level": level, "claimed_for_own_videos": False}}
 
 
 def write_json(report: dict[str, Any], path: str | os.PathLike[str]) -> pathlib.Path:
@@ -113,5 +121,11 @@ def print_score(report: dict[str, Any], console: Console | None = None) -> None:
         f"whose votes have a deviation of {report['spread']:.2f}",
         style="dim",
     )
+    interval = report.get("interval")
+    if interval:
+        note.append(
+            f"; interval of {100 * interval['level']:g}% {interval['ends'][0]:.1f} to "
+            f"{interval['ends'][1]:.1f}, which is not claimed for own videos"
+        )
     warnings = [Text(one.upper(), style="bold red") for one in report["warnings"]]
     (console or make_console()).print(Group(*warnings, table, note))

@@ -10,7 +10,7 @@ from rich.console import Console
 from scipy import stats
 
 from finecausal_jax.runtime.errors import InputError
-from finecausal_jax.scoring import assessment_report
+from finecausal_jax.scoring import assessment_report, conformal
 from finecausal_jax.scoring.assessment import METRICS, assess
 from finecausal_jax.scoring.conformal import calibrate
 from finecausal_jax.scoring.intervals import Bootstrap
@@ -127,6 +127,19 @@ def test_intervals_of_scores_by_hand(models):
     assert (low + high) / 2 == pytest.approx(first.score[0])
     with pytest.raises(InputError, match="need at least 9 calibration dives, found 8"):
         calibrate(predictions_of(first, range(8)), 0.9)
+
+
+def test_a_calibration_is_kept_for_own_videos(models, tmp_path):
+    calibration = calibrate(predictions_of(models[0], range(60)), least=20)
+    path = conformal.write(calibration, tmp_path / "calibration.json", "the weights a")
+    assert conformal.read(path, "the weights a") == calibration
+    half = calibration.half_width("999z", 3.0)
+    assert half == pytest.approx(3.0 * calibration.pooled)
+    with pytest.raises(InputError, match="is of the weights a, the score is of the weights b"):
+        conformal.read(path, "the weights b")
+    path.write_text('{"scored_by": "the weights a", "level": 0.9, "pooled": NaN, "dives": 3}')
+    with pytest.raises(InputError, match="calibration"):
+        conformal.read(path, "the weights a")
 
 
 def test_a_dive_number_with_enough_dives_has_a_width_of_its_own(models):
