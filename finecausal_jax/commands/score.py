@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from finecausal_jax.data.video_files import Part
 
 NEEDS_CONFIG = True
+_FOLLOWED = 720  # rows of the frames that a diver is followed in
 
 
 def define_flags() -> None:
@@ -47,6 +48,12 @@ def define_flags() -> None:
     flags.DEFINE_float("end", None, "Where it ends, seconds from the video's beginning.")
     flags.DEFINE_list(
         "crop", None, "The part of the picture to look at: LEFT,TOP,WIDTH,HEIGHT in pixels."
+    )
+    flags.DEFINE_bool(
+        "follow",
+        False,
+        "Keep a diver in view who is small in the picture of a camera that stands still: a window "
+        "goes with what moves, so that the diver is a third as high as it.",
     )
     flags.DEFINE_string(
         "calibration",
@@ -84,7 +91,8 @@ def run(flags: Any) -> int:
             raise InputError(f"score needs --{name}: see `launch.py score --help`")
     settings, folder = read(flags.config), pathlib.Path(flags.workdir)
     # Before the network: what is wrong with the video is said at once.
-    clip, times = _read(flags.video, part, things.make_preprocessing(settings).resize)
+    resize = things.make_preprocessing(settings).resize
+    clip, times = _read(flags.video, part, resize, follow=flags.follow)
     dive = Announced(clip, flags.dive_number, flags.difficulty)
     use_compilation_cache(settings.train.compilation_cache, folder)
     trained, scorer, train, known = _scorer(flags, settings, folder)
@@ -129,14 +137,14 @@ def _score_list(flags: Any) -> int:
     trained, scorer, train, known = _scorer(flags, settings, folder)
     resize = things.make_preprocessing(settings).resize
     choice = Choice(settings.evaluate.exemplars, settings.seed)
-    made_with = json.dumps([make_fingerprint(scorer, {"train": train}), vars(choice)])
+    made_with = json.dumps([make_fingerprint(scorer, {"train": train}), vars(choice), flags.follow])
     warning = " ".join(_dive_pages.warnings_for(trained.data_name))
     work = bulk.Bulk(
         scorer,
         train,
         choice,
         known,
-        lambda video, part: _read(video, part, resize)[0],
+        lambda video, part: _read(video, part, resize, follow=flags.follow)[0],
         made_with,
         warning,
     )
@@ -180,18 +188,28 @@ def _part(flags: Any) -> "Part":
     return Part(flags.start, flags.end, crop)
 
 
-def _read(video: str, part: "Part", resize: Any) -> "tuple[Clip, list[float] | None]":
+def _read(
+    video: str, part: "Part", resize: Any, *, follow: bool
+) -> "tuple[Clip, list[float] | None]":
     """The clip, and when its frames are shown, seconds, where that is known."""
+    import dataclasses
+
     from finecausal_jax.data.clips import read_folder
+    from finecausal_jax.data.following import cut_along, find_diver
+    from finecausal_jax.data.resizing import Resize
     from finecausal_jax.data.video_files import WHOLE, read_video
 
     path = pathlib.Path(video)
     if not path.is_dir():
-        found = read_video(path, part, resize=resize)
-        return found.clip, found.times.tolist()
-    if part != WHOLE:
+        found = read_video(path, part, resize=Resize(None, _FOLLOWED) if follow else resize)
+        clip = found.clip
+        if follow:
+            frames = cut_along(clip.frames, find_diver(clip.frames), resize)
+            clip = dataclasses.replace(clip, frames=frames, resize=resize)
+        return clip, found.times.tolist()
+    if part != WHOLE or follow:
         raise InputError(
-            f"{path} is a folder of frames: --start, --end and --crop are for video files; keep "
-            "the frames of the dive alone"
+            f"{path} is a folder of frames: --start, --end, --crop and --follow are for video "
+            "files; keep the frames of the dive alone"
         )
     return read_folder(path), None

@@ -310,7 +310,7 @@ def _coverage(
         level=calibration.level,
         calibration_dives=calibration.dives,
         groups=len(calibration.by_dive_number),
-        covered=bootstrap.figure(covered, clusters, intervals.DIFFERENCE),
+        covered=bootstrap.figure(covered, clusters, intervals.SHARE),
         half_widths=calibration.half_widths(dives.infos),
     )
 

@@ -44,6 +44,7 @@ class Scale(NamedTuple):
 CORRELATION = Scale(lambda r: np.arctanh(np.clip(r, -1 + 1e-9, 1 - 1e-9)), np.tanh)
 ERROR = Scale(lambda x: np.log(np.maximum(x, 1e-12)), np.exp)
 DIFFERENCE = Scale(lambda x: x, lambda x: x)
+SHARE = Scale(lambda x: x, lambda x: np.clip(x, 0.0, 1.0))
 
 
 class Interval(NamedTuple):
