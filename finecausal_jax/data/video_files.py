@@ -53,7 +53,7 @@ class VideoLimits:
 LIMITS = VideoLimits()
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class Part:
     """Which part of a video is the dive.
 

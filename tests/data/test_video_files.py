@@ -150,6 +150,7 @@ class TestDecoding:
 
 
 def test_a_part_that_is_none():
+    assert Part(None, None, None) == video_files.WHOLE != Part(start=1.0)
     with pytest.raises(InputError, match="expected an end after the start"):
         Part(2.0, 1.0)
     with pytest.raises(InputError, match="expected left,top,width,height"):
