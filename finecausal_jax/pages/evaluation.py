@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import pathlib
@@ -89,16 +90,20 @@ def quotation(assessment: Assessment, data_name: str) -> str:
     infos = assessment.predictions.infos
     competitions = len({info.competition for info in infos})
     own = assessment.figures[assessment.name]
+    say = functools.partial(_quoted, level=assessment.bootstrap.level)
     text = (
         f"On {len(infos)} dives of {competitions} "
         f"{'competition' if competitions == 1 else 'competitions'} ({data_name}) "
-        f"{assessment.name} reaches an execution Spearman of {_quoted(own['execution_spearman'])}, "
-        f"a Spearman of {_quoted(own['spearman'])} and an R-l2 x100 of {_quoted(own['r_l2_x100'])}"
+        f"{assessment.name} reaches an execution Spearman of {say(own['execution_spearman'])}, "
+        f"a Spearman of {say(own['spearman'])} and an R-l2 x100 of {say(own['r_l2_x100'])}"
     )
     alone = assessment.figures.get("difficulty_only", {}).get("spearman")
     if alone is not None and not math.isnan(alone.value):
         text += f"; difficulty alone reaches a Spearman of {alone.value:.3f}"
-    return text + "."
+    text += "."
+    if "rendered" in data_name:
+        text += " Rendered data says nothing of how well it scores real dives."
+    return text
 
 
 def worst_dives(assessment: Assessment, count: int = WORST) -> list[int]:
@@ -136,13 +141,13 @@ def thumbnails_of(
     return found
 
 
-def _quoted(figure: Figure) -> str:
+def _quoted(figure: Figure, level: float) -> str:
     if math.isnan(figure.value):
         return "none"
     for interval, by in ((figure.by_competitions, "competitions"), (figure.by_dives, "dives")):
         if not math.isnan(interval.low):
             ends = f"{interval.low:.3f} to {interval.high:.3f}"
-            return f"{figure.value:.3f} (95% interval by {by} {ends})"
+            return f"{figure.value:.3f} ({100 * level:g}% interval by {by} {ends})"
     return f"{figure.value:.3f}"
 
 

@@ -131,6 +131,9 @@ class Bootstrap:
         if len(resampled) < self.resamples / 2:
             return NO_INTERVAL  # most resamples have no such figure
         deviation = np.std(scale.to(resampled), ddof=1)
+        if deviation < 1e-9:
+            # What is drawn has no say, as competitions have in a figure of one competition alone.
+            return NO_INTERVAL
         reach = stats.t.ppf((1 + self.level) / 2, count - 1) * deviation
         middle = scale.to(np.float64(value))
         low, high = (float(scale.back(middle + sign * reach)) for sign in (-1.0, 1.0))

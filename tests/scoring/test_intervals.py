@@ -55,6 +55,14 @@ def test_one_competition_has_no_interval_by_competitions():
     assert np.isnan(figure.by_competitions.low) and figure.by_dives.low < figure.value
 
 
+def test_what_has_no_say_in_a_figure_gives_it_no_interval():
+    rng = np.random.default_rng(0)
+    x, y, groups = rng.normal(size=20), rng.normal(size=20), np.repeat([0, 1], [15, 5])
+    # One group alone has enough dives: drawing groups again changes nothing in it.
+    figure = Bootstrap(100).figure(intervals.spearman_within(x, y, groups, 8), groups)
+    assert np.isnan(figure.by_competitions.low) and figure.by_dives.low < figure.value
+
+
 def test_the_same_seed_gives_the_same_interval():
     x, clusters = np.random.default_rng(0).normal(size=(2, 50)), np.arange(50) // 5
     statistic = intervals.spearman(*x)
