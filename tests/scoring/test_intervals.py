@@ -43,10 +43,15 @@ def test_a_constant_has_no_figure():
     assert np.isnan([*figure.by_dives, *figure.by_competitions]).all()
 
 
-def test_a_perfect_order_stays_within_its_bounds():
+def test_a_nearly_perfect_order_stays_within_its_bounds():
     truth = np.arange(30.0)
-    figure = Bootstrap(100).figure(intervals.spearman(truth, truth), np.arange(30) // 10)
-    assert figure.value == 1 and 0.99 < figure.by_dives.low <= figure.by_dives.high <= 1
+    swapped = truth.copy()
+    swapped[[4, 5]] = swapped[[5, 4]]
+    clusters = np.arange(30) // 10
+    figure = Bootstrap(100).figure(intervals.spearman(swapped, truth), clusters)
+    assert 0.98 < figure.by_dives.low < figure.value < figure.by_dives.high <= 1
+    perfect = Bootstrap(100).figure(intervals.spearman(truth, truth), clusters)
+    assert perfect.value == 1 and np.isnan(perfect.by_dives.low)  # every resample is as perfect
 
 
 def test_one_competition_has_no_interval_by_competitions():
