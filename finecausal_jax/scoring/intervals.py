@@ -40,8 +40,8 @@ class Scale(NamedTuple):
     back: Callable[[np.ndarray], np.ndarray]
 
 
-# Clipped, since a perfect order is infinitely far away.
-CORRELATION = Scale(lambda r: np.arctanh(np.clip(r, -1 + 1e-9, 1 - 1e-9)), np.tanh)
+# Clipped: a perfect order is infinitely far away, and one such resample would outweigh all others.
+CORRELATION = Scale(lambda r: np.arctanh(np.clip(r, -1 + 1e-4, 1 - 1e-4)), np.tanh)
 ERROR = Scale(lambda x: np.log(np.maximum(x, 1e-12)), np.exp)
 DIFFERENCE = Scale(lambda x: x, lambda x: x)
 SHARE = Scale(lambda x: x, lambda x: np.clip(x, 0.0, 1.0))
