@@ -20,7 +20,7 @@ from finecausal_jax.pages import html
 from finecausal_jax.scoring.assessment import METRICS, Assessment, Within
 from finecausal_jax.scoring.assessment_report import decided
 from finecausal_jax.scoring.baselines import TITLES
-from finecausal_jax.scoring.intervals import Figure, Interval
+from finecausal_jax.scoring.intervals import ERROR, Figure, Interval
 
 WORST = 10  # dives that are shown
 Thumbnails = Mapping[Key, Sequence[UInt8[np.ndarray, "h w 3"]]]
@@ -81,6 +81,7 @@ def write_page(
         worst=assessment.worst_group,
         groups=assessment.groups,
         tables=tables,
+        has_pictures=bool(thumbnails),
         errors=[_error(assessment, row, thumbnails or {}) for row in worst_dives(assessment)],
     )
 
@@ -192,40 +193,50 @@ def _error(assessment: Assessment, row: int, thumbnails: Thumbnails) -> dict[str
 
 
 def _forest(assessment: Assessment) -> markupsafe.Markup:
-    """Correlations with their intervals, one a line."""
-    names = [name for name, metric in METRICS.items() if name != "r_l2_x100"]
-    figure = html.new_figure(8.4, 0.62 * len(names) + 0.9)
-    axes = figure.subplots()
-    said = []
+    """Figures with their intervals, one a line; errors have an axis of their own."""
+    errors = [name for name, metric in METRICS.items() if metric.scale is ERROR]
+    names = [name for name in METRICS if name not in errors]
+    figure = html.new_figure(8.4, 0.62 * len(METRICS) + 1.3)
+    heights = [len(names), len(errors) + 0.4]
+    above, below = figure.subplots(2, 1, height_ratios=heights)
+    _lines(above, assessment, names)
+    above.axvline(0, color=html.FAINT, linewidth=1)
+    above.set_xlim(min(above.get_xlim()[0], -0.05), 1.02)
+    _lines(below, assessment, errors)
+    below.set_xlim(0, None)
+    own = assessment.figures[assessment.name]
+    said = "; ".join(f"{METRICS[name].title} {html.number(own[name].value)}" for name in METRICS)
+    return html.svg(figure, f"Figures with their intervals: {said}")
+
+
+def _lines(axes: Any, assessment: Assessment, names: Sequence[str]) -> None:
     for place, name in enumerate(names):
         own = assessment.figures[assessment.name][name]
-        for model, figures in assessment.figures.items():
-            value = figures[name].value
-            if model != assessment.name and not math.isnan(value):
-                axes.plot([value], [place], "|", color=html.INK, markersize=11)
-        _line(axes, place, own.by_competitions, 1.5)
-        _line(axes, place, own.by_dives, 5.0)
+        others = [one for one in assessment.figures if one != assessment.name]
+        for at, model in enumerate(others, start=1):
+            # A little below the model's, one under the other.
+            one, row = assessment.figures[model][name], place + 0.13 * at
+            _line(axes, row, one.by_dives, 1.0, html.INK)
+            if not math.isnan(one.value):
+                axes.plot([one.value], [row], "|", color=html.INK, markersize=6)
+        _line(axes, place, own.by_competitions, 1.5, html.MODEL)
+        _line(axes, place, own.by_dives, 5.0, html.MODEL)
         if not math.isnan(own.value):
             axes.plot([own.value], [place], "o", color=html.MODEL, markersize=7)
-        said.append(f"{METRICS[name].title} {html.number(own.value)}")
     axes.set_yticks(range(len(names)), [METRICS[name].title for name in names])
-    axes.invert_yaxis()
-    axes.axvline(0, color=html.FAINT, linewidth=1)
-    low = axes.get_xlim()[0]
-    axes.set_xlim(min(low, -0.05), 1.02)
+    axes.set_ylim(len(names) - 0.45, -0.3)
     axes.grid(axis="x", color=html.FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     html.style_axes(axes)
     axes.tick_params(axis="y", labelsize=10)
-    return html.svg(figure, "Figures with their intervals: " + "; ".join(said))
 
 
-def _line(axes: Any, place: int, interval: Interval, width: float) -> None:
+def _line(axes: Any, row: float, interval: Interval, width: float, colour: str) -> None:
     if not math.isnan(interval.low):
         axes.plot(
             [interval.low, interval.high],
-            [place, place],
-            color=html.MODEL,
+            [row, row],
+            color=colour,
             linewidth=width,
             alpha=0.55,
             solid_capstyle="butt",
