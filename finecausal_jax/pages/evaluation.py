@@ -219,8 +219,8 @@ def _lines(axes: Any, assessment: Assessment, names: Sequence[str]) -> None:
             _line(axes, row, one.by_dives, 1.0, html.INK)
             if not math.isnan(one.value):
                 axes.plot([one.value], [row], "|", color=html.INK, markersize=6)
-        _line(axes, place, own.by_competitions, 1.5, html.MODEL)
-        _line(axes, place, own.by_dives, 5.0, html.MODEL)
+        _line(axes, float(place), own.by_competitions, 1.5, html.MODEL)
+        _line(axes, float(place), own.by_dives, 5.0, html.MODEL)
         if not math.isnan(own.value):
             axes.plot([own.value], [place], "o", color=html.MODEL, markersize=7)
     axes.set_yticks(range(len(names)), [METRICS[name].title for name in names])
