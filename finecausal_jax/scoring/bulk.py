@@ -168,9 +168,10 @@ class Bulk:
         shown = progress(len(requests), "scoring", "videos", initial=done)
         with concurrent.futures.ThreadPoolExecutor(_AHEAD) as pool, shown as bar:
             ahead = self._read(shards[todo[0]], pool) if todo else []
-            for path, after in zip(todo, [*todo[1:], None], strict=True):
+            for number, path in enumerate(todo, start=1):
                 # The next shard is decoded while this one is encoded.
-                videos, ahead = ahead, self._read(shards[after], pool) if after else []
+                after = shards[todo[number]] if number < len(todo) else []
+                videos, ahead = ahead, self._read(after, pool)
                 with _claimed(path) as is_mine:
                     if is_mine and not path.is_file():
                         _write_json(path, self._score(shards[path], videos))

@@ -95,6 +95,7 @@ def test_a_stopped_run_goes_on(work, tmp_path):
     seen.clear()
     assert bulk_work.run(listed, tmp_path).read_text() == first
     assert sorted(seen) == ["videos/60", "videos/70"]
+    assert bulk_work.run(listed, tmp_path).read_text() == first  # where nothing is left to do
     with pytest.raises(InputError, match="holds scores of another list of videos"):
         bulk_work.run(listed[:3], tmp_path)
 
