@@ -4,8 +4,8 @@ A resample draws as many dives (or competitions) as there are, with replacement.
 how often it holds each dive, so a figure is a function of such counts [r, n], and all resamples are
 computed at once. The interval is the figure plus and minus Student's t times the resamples'
 standard deviation, on a scale on which a figure's spread hardly depends on its value: Fisher's z
-for correlations, the logarithm for errors, as it is for differences. Percentiles of the resamples,
-also Efron's corrected ones, covered less: resampled dives are tied with themselves, which moves a
+for correlations, the logarithm for errors, as it is for differences. Efron's
+corrected percentiles (BCa) covered less: resampled dives are tied with themselves, which moves a
 rank correlation of few dives (docs/evaluation.md has the coverage).
 
 Dives of one competition share judges, camera and divers. A bootstrap over dives takes them for
