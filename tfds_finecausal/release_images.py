@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import pathlib
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -211,7 +212,7 @@ class GreyMask:
 
 
 class VideoFrames:
-    """The frames of a video, decoded once when the first of them is read.
+    """The frames of a video, decoded once when the first of them is read, by whichever thread.
 
     Args:
       path: the video.
@@ -222,21 +223,23 @@ class VideoFrames:
         self._path, self._count = path, count
         self._frames: tuple[bytes, ...] = ()
         self._read: set[int] = set()
+        self._lock = threading.Lock()  # frames are resized by several threads
 
     def __iter__(self) -> Iterator[VideoFrame]:
         return (VideoFrame(self, row) for row in range(self._count))
 
     def read(self, row: int) -> bytes:
         """A frame as a PNG file; after each was read once, nothing is kept."""
-        if not self._frames:
-            frames = read_video(self._path).clip.frames
-            assert isinstance(frames, tuple)
-            self._frames = frames
-        data = self._frames[row]
-        self._read.add(row)
-        if len(self._read) == self._count:
-            self._frames, self._read = (), set()
-        return data
+        with self._lock:
+            if not self._frames:
+                frames = read_video(self._path).clip.frames
+                assert isinstance(frames, tuple)
+                self._frames = frames
+            data = self._frames[row]
+            self._read.add(row)
+            if len(self._read) == self._count:
+                self._frames, self._read = (), set()
+            return data
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

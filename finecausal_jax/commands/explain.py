@@ -16,7 +16,7 @@ otherwise. Writes into the folder dives/ of --workdir.
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from finecausal_jax.commands import define_weights
+from finecausal_jax.commands import define_scorer
 from finecausal_jax.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,19 +32,7 @@ def define_flags() -> None:
     from absl import flags
 
     flags.DEFINE_list("dives", None, "Test dives to show, COMPETITION/INDEX each.")
-    flags.DEFINE_string(
-        "checkpoint", "best", "Which checkpoint of --workdir: best, latest or a step."
-    )
-    define_weights()
-    flags.DEFINE_bool(
-        "pixels",
-        True,
-        "Intervene on pixels too: the diver, the rest, the splash, a stage. Nine more videos to "
-        "encode.",
-    )
-    flags.DEFINE_string(
-        "bank", None, "Folder of a bank of features made from the same checkpoint and data."
-    )
+    define_scorer()
     flags.DEFINE_string(
         "truth", None, "Folder of the rendered release that the data set was built from."
     )

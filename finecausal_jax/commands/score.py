@@ -25,7 +25,7 @@ of processes may run it on one --workdir:
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from finecausal_jax.commands import define_weights
+from finecausal_jax.commands import define_scorer
 from finecausal_jax.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,19 +60,7 @@ def define_flags() -> None:
         None,
         "calibration.json of an evaluation of the same weights: gives the score an interval.",
     )
-    flags.DEFINE_string(
-        "checkpoint", "best", "Which checkpoint of --workdir: best, latest or a step."
-    )
-    define_weights()
-    flags.DEFINE_bool(
-        "pixels",
-        True,
-        "Intervene on pixels too: the diver, the rest, the splash, a stage. Nine more videos to "
-        "encode.",
-    )
-    flags.DEFINE_string(
-        "bank", None, "Folder of a bank of features made from the same checkpoint and data."
-    )
+    define_scorer()
 
 
 def run(flags: Any) -> int:
