@@ -12,7 +12,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FOLDERS = ("finecausal_jax", "benchmarks", "tfds_finecausal", "configs", "tests", "docs")
 SHARED = (ROOT / "finecausal_jax" / "commands" / "__init__.py").read_text()
 COMMANDS = {
-    path.stem: text + (SHARED if "define_weights()" in text else "")
+    path.stem: text + (SHARED if re.search(r"define_(weights|scorer)\(\)", text) else "")
     for package in ("finecausal_jax", "benchmarks")
     for path in (ROOT / package / "commands").glob("[a-z]*.py")
     for text in [path.read_text()]
