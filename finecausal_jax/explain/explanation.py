@@ -19,7 +19,6 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from finecausal_jax.data import preprocessing
 from finecausal_jax.data.clips import Clip, Key
 from finecausal_jax.explain.interventions import Effect, effects_of, network_interventions, run_step
-from finecausal_jax.models.causal_graph import GRAPHS
 from finecausal_jax.models.finecausal import STAGE_WEIGHTS
 from finecausal_jax.models.outputs import STEPS
 from finecausal_jax.scoring.features import Encoding
@@ -144,7 +143,7 @@ def _graph_attention(
     """Kinds of node, and attention between them and between their windows."""
     if not model.graph_intervention:
         return (), np.zeros((2, 0, 0, 0)), np.zeros((2, 0, 0))
-    graph, windows = GRAPHS[model.graph], model.windows
+    graph, windows = model.message_graph(), model.windows
     edges = graph.connect(windows)
     size = len(graph.kinds) * windows
     kind = np.repeat(np.arange(len(graph.kinds)), windows)

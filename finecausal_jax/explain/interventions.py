@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float
 
 from finecausal_jax.models import outputs
-from finecausal_jax.models.causal_graph import GRAPHS, STAGE_ORDERS
+from finecausal_jax.models.causal_graph import STAGE_ORDERS, EdgeSet, MessageGraph
 from finecausal_jax.models.finecausal import STAGE_WEIGHTS, STAGES
 from finecausal_jax.models.outputs import Features
 
@@ -77,27 +77,31 @@ def network_interventions(model: Any) -> tuple[Intervention, ...]:
       model: a `FineCausal`.
     """
     found = [Intervention("nothing is changed", "none", "fuse", lambda state: state)]
-    found += [
-        Intervention("gate: everything passes", "gate", "fuse", _gate(lambda gate: 1.0 + 0 * gate)),
-        Intervention("gate: nothing passes", "gate", "fuse", _gate(lambda gate: 0.0 * gate)),
-        Intervention("gate: its mean", "gate", "fuse", _gate(_mean)),
-        Intervention("gate: the exemplar's", "gate", "fuse", _gate(_exemplars)),
-    ]
-    if model.graph_intervention:
-        kinds = [kind for kind in ("original", "fused") if kind in str(GRAPHS[model.graph].kinds)]
-        found += [
-            Intervention(f"graph: no messages from {kind} features", "graph", "fuse", _cut(kind))
-            for kind in kinds
-        ]
+    if model.gate == "mask":
         found += [
             Intervention(
-                f"graph: no messages {time} windows' time", "graph", "fuse", _cut_time(time)
-            )
-            for time in ("within", "across")
+                "gate: everything passes", "gate", "fuse", _gate(lambda gate: 1.0 + 0 * gate)
+            ),
+            Intervention("gate: nothing passes", "gate", "fuse", _gate(lambda gate: 0.0 * gate)),
+            Intervention("gate: its mean", "gate", "fuse", _gate(_mean)),
+            Intervention("gate: the exemplar's", "gate", "fuse", _gate(_exemplars)),
         ]
-        found.append(
-            Intervention("graph: no messages between the videos", "graph", "fuse", _cut_videos)
-        )
+    if model.graph_intervention:
+        graph = model.message_graph()
+        cuts = {
+            "from original features": _cut("original"),
+            "from fused features": _cut("fused"),
+            "within windows' time": _cut_time("within"),
+            "across windows' time": _cut_time("across"),
+            "between the videos": _cut_videos,
+        }
+        found += [
+            Intervention(
+                f"graph: no messages {name}", "graph", "fuse", functools.partial(_recut, cut)
+            )
+            for name, cut in cuts.items()
+            if cut(graph) != graph
+        ]
     for place, stage in enumerate(STAGES):
         found += [
             Intervention(f"{stage}: no tokens", "stage", "stage", _stage(place, _nothing)),
@@ -111,7 +115,7 @@ def network_interventions(model: Any) -> tuple[Intervention, ...]:
             for order in STAGE_ORDERS
             if order != model.stage_order
         ]
-    for path in ("static", "dynamic"):
+    for path in ("static", "dynamic") if model.paths == "both" else ():
         found += [
             Intervention(f"{path} path: left out", "path", "judge", _without_path(path)),
             Intervention(
@@ -200,28 +204,25 @@ def _nothing(values: Any) -> Any:
     return jnp.zeros_like(values)
 
 
-def _cut(kind: str) -> Callable[[Any], Any]:
-    def changed(state: outputs.Fused) -> outputs.Fused:
-        graph = state.graph
-        for source in graph.kinds:
-            if source.endswith(kind):
-                graph = graph.without(source=source)
-        return state.replace(graph=graph)
-
-    return changed
+def _recut(cut: Callable[[MessageGraph], MessageGraph], state: outputs.Fused) -> outputs.Fused:
+    return state.replace(graph=cut(state.graph))
 
 
-def _cut_time(time: str) -> Callable[[Any], Any]:
-    return lambda state: state.replace(graph=state.graph.without(time=time))
+def _cut(feature: str) -> Callable[[MessageGraph], MessageGraph]:
+    """Cuts what nodes of one feature say."""
+    return lambda graph: _keep(graph, lambda edge: not edge.source.endswith(feature))
 
 
-def _cut_videos(state: outputs.Fused) -> outputs.Fused:
-    graph = state.graph
-    for source in graph.kinds:
-        for target in graph.kinds:
-            if source.split()[0] != target.split()[0]:
-                graph = graph.without(source=source, target=target)
-    return state.replace(graph=graph)
+def _cut_time(time: str) -> Callable[[MessageGraph], MessageGraph]:
+    return lambda graph: _keep(graph, lambda edge: (edge.time == "within") != (time == "within"))
+
+
+def _cut_videos(graph: MessageGraph) -> MessageGraph:
+    return _keep(graph, lambda edge: edge.source.split()[0] == edge.target.split()[0])
+
+
+def _keep(graph: MessageGraph, kept: Callable[[EdgeSet], bool]) -> MessageGraph:
+    return dataclasses.replace(graph, edges=tuple(edge for edge in graph.edges if kept(edge)))
 
 
 def _stage(place: int, change: Callable[[Any], Any]) -> Callable[[Any], Any]:

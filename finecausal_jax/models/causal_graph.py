@@ -20,11 +20,13 @@ from jaxtyping import Bool
 # A node is a window of one of the pair's videos, with one of its features: the original one, which
 # the mask has no part in, or the fused one, which is weighted by the mask feature.
 NODE_KINDS = ("query original", "exemplar original", "query fused", "exemplar fused")
-TIMES = ("within", "across")  # between windows of one time, or of different times
+# Between windows of one time, or from a window of an earlier or a later one.
+TIMES = ("within", "earlier", "later")
+LAYERS = 2  # of graph attention: how many edges a message can pass until it is read
 
 
 class EdgeSet(NamedTuple):
-    """All edges from nodes of one kind to nodes of one kind, within or across time."""
+    """All edges from nodes of one kind to nodes of one kind, whose time is one of `TIMES`."""
 
     source: str
     target: str
@@ -33,7 +35,9 @@ class EdgeSet(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class MessageGraph:
-    """A graph by kinds of node, of any number of windows. No node has an edge to itself.
+    """A graph by kinds of node, of any number of windows.
+
+    No node has an edge to itself, but for one that no other edge leads to: it keeps itself.
 
     Attributes:
       kinds: the kinds of node that the graph takes in, some of `NODE_KINDS`; nodes are listed by
@@ -72,21 +76,23 @@ class MessageGraph:
         Args:
           source: kind of the nodes whose messages are cut; None for all.
           target: kind of the nodes that no longer get them; None for all.
-          time: "within" or "across"; None for both.
+          time: one of `TIMES`, or "across" for earlier and later; None for all.
 
         Raises:
           ValueError: no edge is left to cut, so that the arguments are likely a mistake.
         """
-        asked = (source, target, time)
+        times = {None: TIMES, "across": TIMES[1:]}.get(time, (time,))
         kept = tuple(
             edge
             for edge in self.edges
-            if any(want not in (None, found) for want, found in zip(asked, edge, strict=True))
+            if source not in (None, edge.source)
+            or target not in (None, edge.target)
+            or edge.time not in times
         )
         if kept == self.edges:
             raise ValueError(
                 f"MessageGraph: no edges from {source or 'any kind'} to {target or 'any kind'}, "
-                f"{time or 'within or across'} time, to cut; kinds are {self.kinds}, times {TIMES}"
+                f"{time or 'of any'} time, to cut; kinds are {self.kinds}, times {TIMES}"
             )
         return dataclasses.replace(self, edges=kept)
 
@@ -134,17 +140,86 @@ def stage_edges(order: str, stages: int) -> Bool[np.ndarray, "s s"]:
     return STAGE_ORDERS[order](stage[:, None], stage[None])
 
 
+def restrict(graph: MessageGraph, rules: str) -> MessageGraph:
+    """A graph with the edges alone that some rules allow.
+
+    Args:
+      graph: the graph.
+      rules: `SOURCE to TARGET TIME`, with commas between. Source and target are words that a kind
+        of node has (`query` or `exemplar`, `original` or `fused`), some, or `any`; a source may
+        also be `own` or `other`, of the target's video or of the other one. The time of the source
+        is `within` the target's, `earlier`, `later` or `any`. Empty: all edges.
+
+    Returns:
+      The graph.
+
+    Raises:
+      ValueError: a rule cannot be read, it allows no edge of the graph, or it allows edges into
+        nodes that nothing reads: they are not read themselves, nor does an edge lead from them to
+        such that are.
+    """
+    if not rules.strip():
+        return graph
+    allowed: set[EdgeSet] = set()
+    for rule in rules.split(","):
+        found = [edge for edge in graph.edges if _allows(rule, edge)]
+        if not found:
+            raise ValueError(f"the rule {rule.strip()!r} allows no edge of the graph")
+        allowed.update(found)
+    kept = tuple(edge for edge in graph.edges if edge in allowed)
+    read = set(graph.read)
+    for _ in range(LAYERS - 1):
+        read |= {edge.source for edge in kept if edge.target in read}
+    unread = sorted({edge.target for edge in kept} - read)
+    if unread:
+        raise ValueError(
+            f"the rules {rules!r} allow edges into nodes that nothing reads, {', '.join(unread)}: "
+            f"read are {' and '.join(graph.read)}, and nodes with edges to those; leave them out"
+        )
+    return dataclasses.replace(graph, edges=kept)
+
+
+def _allows(rule: str, edge: EdgeSet) -> bool:
+    words = rule.split()
+    if words.count("to") != 1 or len(words) < 4 or words[-1] not in (*TIMES, "any"):
+        raise ValueError(
+            f"the rule {rule.strip()!r} cannot be read: expected SOURCE to TARGET TIME, such as "
+            f"'fused to original within', with a time of {', '.join(TIMES)} or any"
+        )
+    middle, time = words.index("to"), words[-1]
+    video = {kind: kind.split()[0] for kind in NODE_KINDS}
+    relation = "own" if video[edge.source] == video[edge.target] else "other"
+    source = {*edge.source.split(), relation, "any"}
+    target = {*edge.target.split(), "any"}
+    known = {word for kind in NODE_KINDS for word in kind.split()} | {"any"}
+    for side, besides in ((words[:middle], {"own", "other"}), (words[middle + 1 : -1], set())):
+        unknown = sorted(set(side) - known - besides)
+        if unknown or not side:
+            raise ValueError(
+                f"the rule {rule.strip()!r} names {', '.join(unknown) or 'no node'}, expected some "
+                f"of {', '.join(sorted(known | besides))}"
+            )
+    fits = set(words[:middle]) <= source and set(words[middle + 1 : -1]) <= target
+    return fits and time in (edge.time, "any")
+
+
 @functools.lru_cache(maxsize=64)
 def _connect(graph: MessageGraph, windows: int, samples: int) -> jraph.GraphsTuple:
     shape = (len(graph.kinds), samples, windows)
     kind, _, window = np.unravel_index(np.arange(np.prod(shape)), shape)
-    same_time = window[:, None] == window[None]
-    linked = np.zeros_like(same_time)  # [target, source]
+    # [target, source]
+    times = {
+        "within": window[None] == window[:, None],
+        "earlier": window[None] < window[:, None],
+        "later": window[None] > window[:, None],
+    }
+    linked = np.zeros((kind.size, kind.size), bool)
     for edge in graph.edges:
         target, source = graph.kinds.index(edge.target), graph.kinds.index(edge.source)
         between = (kind == target)[:, None] & (kind == source)[None]
-        linked |= between & (same_time if edge.time == "within" else ~same_time)
+        linked |= between & times[edge.time]
     np.fill_diagonal(linked, False)
+    np.fill_diagonal(linked, ~linked.any(axis=1))
     receivers, senders = np.nonzero(linked)
     return jraph.GraphsTuple(
         nodes=None,

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from finecausal_jax.models import outputs
-from finecausal_jax.models.causal_graph import GRAPHS, stage_edges
+from finecausal_jax.models.causal_graph import stage_edges
 from finecausal_jax.models.decoders import PairDecoder
 from finecausal_jax.models.graph_attention import BatchedIntervention, correct_windows
 from finecausal_jax.models.i3d import I3D
@@ -174,8 +174,10 @@ class FineCausal(NetworkArguments):
 
     def fuse(self, features: Features, *, train: bool = False) -> outputs.Fused:
         """Weights motion by the mask feature, the only way of the predicted mask into the score."""
-        fused = features.video_feature * nn.sigmoid(features.mask_feature)  # [v, 9, 1024]
-        graph = GRAPHS[self.graph] if self.graph_intervention else None
+        fused = features.video_feature
+        if self.gate == "mask":
+            fused = fused * nn.sigmoid(features.mask_feature)  # [v, 9, 1024]
+        graph = self.message_graph() if self.graph_intervention else None
         return outputs.Fused(**vars(features), fused_feature=fused, graph=graph)
 
     def intervene(self, fused: outputs.Fused, *, train: bool = False) -> outputs.Intervened:
@@ -284,6 +286,10 @@ class FineCausal(NetworkArguments):
         dynamic = self._decode(related.dynamic_feature, self.decoder2, self.decoder4)
         dynamic_delta = self._stage_delta(self.regressor_delta1, dynamic)  # [v, 3]
         static_delta = self._stage_delta(self.regressor_delta2, static)
+        if self.paths == "static":
+            dynamic_delta = jnp.zeros_like(dynamic_delta)
+        elif self.paths == "dynamic":
+            static_delta = jnp.zeros_like(static_delta)
         weights = jnp.array([STAGE_WEIGHTS], jnp.float32)
         delta = jnp.sum(0.5 * (dynamic_delta + static_delta) * weights, axis=1, keepdims=True)
 

@@ -44,7 +44,8 @@ class GATv2(Layer):
 
         Returns:
           The graph with nodes [n, heads * features], and the weights of its edges before dropout,
-          [head, e] in the order of the graph. A node that no edge leads to gets the bias alone.
+          [head, e] in the order of the graph. A node that no edge leads to gets the bias alone
+          (a `MessageGraph` gives it an edge from itself).
         """
         n, width = graph.nodes.shape[0], self.heads * self.features
 

@@ -5,10 +5,13 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from finecausal_jax.models.causal_graph import GRAPHS, STAGE_ORDERS
+from finecausal_jax.models.causal_graph import GRAPHS, STAGE_ORDERS, MessageGraph, restrict
 from finecausal_jax.models.i3d import feature_size
 from finecausal_jax.models.initial_values import Layer
 from finecausal_jax.runtime.errors import InputError
+
+GATES = ("mask", "open")
+PATHS = ("both", "static", "dynamic")
 
 
 class NetworkArguments(Layer):
@@ -26,8 +29,13 @@ class NetworkArguments(Layer):
       stage_margin: frames by which the static encoder's stages overlap each transition.
       graph_intervention: whether a graph corrects the motion features (paper's ablation).
       graph: what the graph takes in and connects, a name of `causal_graph.GRAPHS`.
+      graph_edges: which of its edges it keeps, rules for `causal_graph.restrict`; empty for all.
       without_graph: which motion features go on where there is no graph: "original", which the mask
         has no part in, or "fused", those weighted by the mask feature, as in FineParser.
+      gate: "mask" weighs motion by the mask feature, as published; "open" lets all of it pass, so
+        that fused features are the original ones.
+      paths: which of the two halves the difference is added up from, "both" as published, or the
+        "static" or "dynamic" one alone; what it would be without the other keeps its half.
       graph_scope: "pair" gives each pair its own graph; "batch" puts the whole batch in one graph,
         as the reference does when it trains, so that samples see each other.
       temporal_attention: whether stages attend to other stages (paper's ablation). Without graph
@@ -62,7 +70,10 @@ class NetworkArguments(Layer):
     stage_margin: int = 5
     graph_intervention: bool = True
     graph: str = "complete"
+    graph_edges: str = ""
     without_graph: str = "original"
+    gate: str = "mask"
+    paths: str = "both"
     graph_scope: str = "pair"
     temporal_attention: bool = True
     stage_order: str = "causal"
@@ -104,6 +115,8 @@ class NetworkArguments(Layer):
         for name, value, known in (
             ("graph", self.graph, tuple(GRAPHS)),
             ("without_graph", self.without_graph, ("original", "fused")),
+            ("gate", self.gate, GATES),
+            ("paths", self.paths, PATHS),
             ("graph_scope", self.graph_scope, ("pair", "batch")),
             ("stage_order", self.stage_order, tuple(STAGE_ORDERS)),
             ("target", self.target, ("completeness", "score")),
@@ -114,6 +127,18 @@ class NetworkArguments(Layer):
         ):
             if value not in known:
                 raise InputError(f"FineCausal: {name}={value!r} is none of {known}")
+        self.message_graph()
+
+    def message_graph(self) -> MessageGraph:
+        """The graph with the edges that it keeps.
+
+        Raises:
+          InputError: `graph_edges` are no rules for it.
+        """
+        try:
+            return restrict(GRAPHS[self.graph], self.graph_edges)
+        except ValueError as error:
+            raise InputError(f"FineCausal: graph_edges={self.graph_edges!r}: {error}") from error
 
     def check_videos(self, videos: Array) -> None:
         """Raises InputError where these are no videos that the network encodes."""

@@ -162,12 +162,33 @@ class Model:
         "What the graph takes in and connects: original and fused features, or one of the two.",
         choices=("complete", "original", "fused"),
     )
+    graph_edges: str = key(
+        "",
+        Affects.SCORES,
+        "Which edges of the graph are allowed, as 'fused to original within, own original to "
+        "original earlier': SOURCE to TARGET TIME, of query or exemplar, original or fused, a "
+        "source also of the own or the other video; within a window, earlier, later or any. "
+        "Empty: all.",
+    )
     without_graph: str = key(
         "original",
         Affects.SCORES,
         "Which motion features go on where there is no graph: the original ones, which the mask "
         "has no part in, or those fused with the mask feature, as in FineParser.",
         choices=("original", "fused"),
+    )
+    gate: str = key(
+        "mask",
+        Affects.SCORES,
+        "What fused features are: motion weighted by the mask feature, or all of it (open).",
+        choices=("mask", "open"),
+    )
+    paths: str = key(
+        "both",
+        Affects.SCORES,
+        "Which halves of the difference are added up: single frames (static), motion through mask "
+        "and graph (dynamic), or both as published.",
+        choices=("both", "static", "dynamic"),
     )
     temporal_attention: bool = key(True, Affects.SCORES, "Whether stages attend to other stages.")
     stage_order: str = key(

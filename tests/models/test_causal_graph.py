@@ -11,6 +11,7 @@ from finecausal_jax.models.causal_graph import (
     STAGE_ORDERS,
     EdgeSet,
     MessageGraph,
+    restrict,
     stage_edges,
 )
 
@@ -54,7 +55,8 @@ def test_cutting_leaves_all_other_edges():
     }
     one = COMPLETE.without("query fused", "query original", "within")
     assert len(one.edges) == len(COMPLETE.edges) - 1
-    assert edges_of(COMPLETE.without(time="within").without(time="across"), 3) == set()
+    alone = edges_of(COMPLETE.without(time="within").without(time="across"), 3)
+    assert alone == {(node, node) for node in itertools.product(NODE_KINDS, [0], range(3))}
     assert hash(COMPLETE.without(target="query fused")) == hash(
         COMPLETE.without(target="query fused")
     )
@@ -64,16 +66,60 @@ def test_mistakes_are_named():
     with pytest.raises(ValueError, match="no edges from query masked to any kind"):
         COMPLETE.without(source="query masked")
     once = COMPLETE.without(target="exemplar original")
-    with pytest.raises(ValueError, match="to exemplar original, within or across time, to cut"):
+    with pytest.raises(ValueError, match="to exemplar original, of any time, to cut"):
         once.without(target="exemplar original")
     kinds = NODE_KINDS[2:]
     for edges, read, wrong in (
         ([("query original", "query fused", "within")], kinds, "edges names 'query original'"),
-        ([("query fused", "query fused", "later")], kinds, "edges names 'later'"),
+        ([("query fused", "query fused", "across")], kinds, "edges names 'across'"),
         ([], NODE_KINDS[:2], "read names 'exemplar original', 'query original'"),
     ):
         with pytest.raises(ValueError, match=f"MessageGraph: {wrong}, expected some of"):
             MessageGraph(kinds, tuple(EdgeSet(*edge) for edge in edges), read)
+
+
+def test_rules_keep_the_edges_that_they_allow():
+    assert restrict(COMPLETE, " ") is COMPLETE
+    assert restrict(COMPLETE, "any to any any") == COMPLETE
+    kept = edges_of(
+        restrict(COMPLETE, "own fused to original within, fused to original earlier"), 3
+    )
+    whole = edges_of(COMPLETE, 3)
+    want = {
+        (source, target)
+        for source, target in whole
+        if "fused" in source[0]
+        and "original" in target[0]
+        and (
+            source[2] < target[2]
+            or (source[2] == target[2] and source[0].split()[0] == target[0].split()[0])
+        )
+    }
+    alone = {(node, node) for node in itertools.product(NODE_KINDS[2:], [0], range(3))}
+    assert kept == want | alone
+    other = restrict(COMPLETE, "other any to any any")
+    assert all(edge.source[:5] != edge.target[:5] for edge in other.edges)
+    # Messages of two steps are read: exemplar fused, query fused, query original.
+    restrict(COMPLETE, "exemplar fused to query fused any, query fused to query original any")
+
+
+@pytest.mark.parametrize(
+    ("rules", "wrong"),
+    [
+        ("fused original within", "cannot be read"),
+        ("fused to original", "cannot be read"),
+        ("fused to original sometimes", "cannot be read"),
+        ("masked to original within", "names masked"),
+        ("fused to own original within", "names own"),
+        ("to original any any", "names no node"),
+        ("own query to exemplar any", "allows no edge"),
+        ("original to fused any", "nothing reads, exemplar fused, query fused"),
+        ("any to query fused any", "nothing reads, query fused"),
+    ],
+)
+def test_rules_that_cannot_be(rules, wrong):
+    with pytest.raises(ValueError, match=wrong):
+        restrict(COMPLETE, rules)
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def test_messages_pass_along_the_edges_of_the_graph(name):
         kinds=(NODE_KINDS[3], NODE_KINDS[0], NODE_KINDS[2]),  # in an order of its own
         edges=(
             EdgeSet(NODE_KINDS[2], NODE_KINDS[0], "within"),
-            EdgeSet(NODE_KINDS[0], NODE_KINDS[3], "across"),
+            EdgeSet(NODE_KINDS[0], NODE_KINDS[3], "earlier"),
         ),
         read=(NODE_KINDS[0], NODE_KINDS[3]),
     )
@@ -185,14 +185,16 @@ def test_messages_pass_along_the_edges_of_the_graph(name):
             strict=True,
         )
     )
+    times = {-1: "earlier", 0: "within", 1: "later"}
     nodes = [(kind, window) for kind in graph.kinds for window in range(2)]
     edges = [
         (s, t)
         for s, source in enumerate(nodes)
         for t, target in enumerate(nodes)
-        if s != t
-        and (source[0], target[0], "within" if source[1] == target[1] else "across") in graph.edges
+        if s != t and (source[0], target[0], times[np.sign(source[1] - target[1])]) in graph.edges
     ]
+    led_to = {target for _, target in edges}
+    edges += [(node, node) for node in range(len(nodes)) if node not in led_to]
     for pair in range(PAIRS):
         x = np.concatenate([features[kind][pair] for kind in graph.kinds])
         y = layer_by_hand(params["gat1"], x, edges)
@@ -232,6 +234,37 @@ def test_a_network_with_a_graph_can_do_without_it_but_not_the_reverse():
     np.testing.assert_array_equal(same.causal_feature, features.video_feature)
     with pytest.raises(ValueError, match="made with graph_intervention=False and has no param"):
         go_on(fused, to="intervene", graph_intervention=False)
+
+
+def test_an_open_gate_lets_all_motion_pass():
+    out = go_on(make_features(), to="fuse", gate="open")
+    np.testing.assert_array_equal(out.fused_feature, out.video_feature)
+
+
+@pytest.mark.parametrize(("kept", "gone"), [("static", "dynamic"), ("dynamic", "static")])
+def test_one_path_alone_is_its_half_of_the_difference(kept, gone, whole):
+    out = go_on(make_features(), paths=kept)
+    assert shapes_of(paths=kept) == shapes_of()  # one set of weights fits both
+    parts = getattr(whole, f"stage_delta_{kept}")
+    np.testing.assert_allclose(getattr(out, f"stage_delta_{kept}"), parts, rtol=1e-5, atol=1e-6)
+    assert not getattr(out, f"stage_delta_{gone}").any() and differ(parts, 0)
+    want = parts @ np.array(STAGE_WEIGHTS, np.float32)[:, None] / 2
+    np.testing.assert_allclose(out.delta, want, rtol=1e-5, atol=1e-6)
+
+
+def test_rules_choose_the_edges_of_the_network():
+    fused = go_on(make_features(), to="fuse", graph_edges="fused to original within")
+    assert {(edge.source[-5:], edge.time) for edge in fused.graph.edges} == {("fused", "within")}
+    with pytest.raises(ValueError, match="graph_edges='fused to fused any'.*nothing reads"):
+        go_on(make_features(), to="fuse", graph_edges="fused to fused any")
+
+
+def test_interventions_are_those_that_a_network_has_parts_for():
+    switches = {"gate": "open", "paths": "static", "graph_edges": "own fused to original within"}
+    names = {one.name for one in network_interventions(FineCausal(**SMALL, **switches))}
+    assert "graph: no messages from fused features" in names
+    for part in ("gate", "path:", "between the videos", "across", "from original"):
+        assert not [name for name in names if part in name], part
 
 
 def test_without_temporal_attention_stages_keep_their_tokens(whole):
