@@ -1,5 +1,6 @@
 """The command line, the configs and what importing does."""
 
+import dataclasses
 import errno
 import itertools
 import os
@@ -282,3 +283,16 @@ def test_few_dives_are_for_the_same_network():
     assert every.rendered.seed != few.rendered.seed
     with pytest.raises(ValueError, match="expected all or few behind the colon"):
         rendered.get_config("many")
+
+
+def test_confounded_test_sets_differ_in_their_ties_alone():
+    from configs import confounded
+    from finecausal_jax.settings.config import differences
+    from finecausal_jax.settings.schema import FIXED_IN_SCORING
+
+    tied, other = read(confounded.get_config()), read(confounded.get_config("reversed"))
+    assert differences(tied, other, FIXED_IN_SCORING) == []
+    changed = dataclasses.replace(other.rendered, test_confounding=0.9)
+    assert tied.rendered == changed and other.rendered.test_confounding == -0.9
+    with pytest.raises(ValueError, match="expected tied, untied or reversed"):
+        confounded.get_config("loose")
