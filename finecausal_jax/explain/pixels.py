@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, UInt8
 from scipy import ndimage
 
+from finecausal_jax.explain.backgrounds import Scene
 from finecausal_jax.explain.explanation import Seen, encode_frames
 from finecausal_jax.explain.interventions import Effect
 from finecausal_jax.models.finecausal import STAGES
@@ -27,7 +27,6 @@ Cuts = tuple[int, int]  # the frames, of those sampled, at which the second and 
 
 _BLUR = 1 / 12  # of the frame's height: the standard deviation of the Gaussian
 _AROUND = 2 / 64  # of the frame's height: by how much the diver's border is widened
-_MOVES = 28  # levels of 255 by which a pixel differs from its median over the entry, to be splash
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,6 +61,7 @@ def edits(query: Pixels, exemplar: Pixels) -> dict[str, UInt8[np.ndarray, "t h w
     """
     frames = query.frames
     blurred = _blurred(frames)
+    splash = Scene(frames, query.diver, query.cuts[1]).splash
     rows = _aligned(query.cuts, exemplar.cuts, len(frames), len(exemplar.frames))
     other, others_diver = exemplar.frames[rows], exemplar.diver[rows]
     found = {
@@ -70,7 +70,7 @@ def edits(query: Pixels, exemplar: Pixels) -> dict[str, UInt8[np.ndarray, "t h w
         "diver: the exemplar's": _where(query.diver | others_diver, other, frames),
         "rest: blurred": _where(query.diver, frames, blurred),
         "rest: the exemplar's": _where(query.diver, frames, other),
-        "splash: blurred": _where(_splash(query), blurred, frames),
+        "splash: blurred": _where(splash, blurred, frames),
     }
     ends = (0, *query.cuts, len(frames))
     for place, stage in enumerate(STAGES):
@@ -120,16 +120,6 @@ def _where(
 def _blurred(frames: UInt8[np.ndarray, "t h w 3"]) -> UInt8[np.ndarray, "t h w 3"]:
     deviation = _BLUR * frames.shape[1]
     return ndimage.gaussian_filter(frames, (0, deviation, deviation, 0), mode="nearest")
-
-
-def _splash(query: Pixels) -> Bool[np.ndarray, "t h w"]:
-    """What moves in the entry and is not the diver."""
-    first = query.cuts[1]
-    entry = query.frames[first:].astype(np.int16)
-    found = np.zeros(query.diver.shape, bool)
-    moves: Float32[Any, "n h w"] = np.abs(entry - np.median(entry, axis=0)).max(axis=-1)
-    found[first:] = moves > _MOVES
-    return ndimage.binary_dilation(found, np.ones((1, 3, 3), bool)) & ~query.diver
 
 
 def _aligned(cuts: Cuts, others: Cuts, frames: int, other_frames: int) -> np.ndarray:

@@ -117,9 +117,16 @@ def test_a_scorer_of_the_background_shows_it(by_background):
 
 
 def test_predicted_masks_take_the_place_of_the_releases():
-    """All of these bright frames are predicted to be diver, so that nothing of them is replaced."""
     found = {one.setting: one for one in scores_of("background", rows=3, masks="predicted")}
     assert set(found) >= {(name, "left") for name in EDITS}
+    dives = Dives(4, 0, tied=True)
+    best = int(np.argmax(dives.walls))  # whose diver alone is bright enough to be foreground
+    scorer = Scorer(Looks(), {"weight": jnp.float32(1.0)}, SIZES, progress=False)
+    scene, transitions = swap._scene(scorer, dives, best, "predicted")
+    diver = np.zeros((8, SIZE, SIZE), bool)
+    diver[:, *DIVER] = True
+    np.testing.assert_array_equal(scene.diver, diver)
+    assert scene.entry == transitions[1]
 
 
 def test_a_dive_without_a_mask_is_named():
