@@ -40,6 +40,7 @@ def print_table(
         ),
     )
     for one in found:
+        said = "undecided" if decided(one.less_than_control) == "undecided" else "decided"
         low, high = one.execution.by_dives
         less, more = one.less_than_control.by_dives
         table.add_row(
@@ -47,7 +48,7 @@ def print_table(
             one.setting.exemplars,
             f"{one.execution.value:.3f}",
             f"{low:.3f} to {high:.3f}",
-            f"{one.less_than_control.value:.3f} {decided(one.less_than_control)}",
+            f"{one.less_than_control.value:.3f} {said}",
             f"{less:.3f} to {more:.3f}",
             f"{one.r_l2_x100.value:.2f}",
         )
